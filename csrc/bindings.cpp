@@ -1,0 +1,153 @@
+// The only pybind11 file. Python passes addresses, a problem struct, and a thread count or a stream; nothing
+// here or below knows about torch, so one binary serves every torch version.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "base/problem.h"
+
+namespace py = pybind11;
+using namespace fastcnn;
+
+namespace {
+
+// Fields are zero until Python sets them; fastcnn/native.py fills each struct from a problem of the same names.
+void bind_problems(py::module_& m) {
+  py::enum_<DType>(m, "DType")
+      .value("float32", DType::float32)
+      .value("float16", DType::float16)
+      .value("bfloat16", DType::bfloat16);
+  py::enum_<Activation>(m, "Activation")
+      .value("none", Activation::none)
+      .value("relu", Activation::relu)
+      .value("sigmoid", Activation::sigmoid)
+      .value("tanh", Activation::tanh)
+      .value("scaled_tanh", Activation::scaled_tanh);
+  py::enum_<PoolMode>(m, "PoolMode").value("max", PoolMode::max).value("average", PoolMode::average);
+
+  py::class_<Conv2dProblem>(m, "Conv2dProblem")
+      .def(py::init([] { return Conv2dProblem{}; }))
+      .def_readwrite("dtype", &Conv2dProblem::dtype)
+      .def_readwrite("activation", &Conv2dProblem::activation)
+      .def_readwrite("has_bias", &Conv2dProblem::has_bias)
+      .def_readwrite("has_residual", &Conv2dProblem::has_residual)
+      .def_readwrite("N", &Conv2dProblem::N)
+      .def_readwrite("H", &Conv2dProblem::H)
+      .def_readwrite("W", &Conv2dProblem::W)
+      .def_readwrite("C", &Conv2dProblem::C)
+      .def_readwrite("K", &Conv2dProblem::K)
+      .def_readwrite("R", &Conv2dProblem::R)
+      .def_readwrite("S", &Conv2dProblem::S)
+      .def_readwrite("P", &Conv2dProblem::P)
+      .def_readwrite("Q", &Conv2dProblem::Q)
+      .def_readwrite("stride_h", &Conv2dProblem::stride_h)
+      .def_readwrite("stride_w", &Conv2dProblem::stride_w)
+      .def_readwrite("pad_h", &Conv2dProblem::pad_h)
+      .def_readwrite("pad_w", &Conv2dProblem::pad_w)
+      .def_readwrite("dilation_h", &Conv2dProblem::dilation_h)
+      .def_readwrite("dilation_w", &Conv2dProblem::dilation_w)
+      .def_readwrite("groups", &Conv2dProblem::groups)
+      .def_readwrite("x_stride", &Conv2dProblem::x_stride)
+      .def_readwrite("y_stride", &Conv2dProblem::y_stride)
+      .def_readwrite("residual_stride", &Conv2dProblem::residual_stride);
+  py::class_<Pool2dProblem>(m, "Pool2dProblem")
+      .def(py::init([] { return Pool2dProblem{}; }))
+      .def_readwrite("dtype", &Pool2dProblem::dtype)
+      .def_readwrite("mode", &Pool2dProblem::mode)
+      .def_readwrite("N", &Pool2dProblem::N)
+      .def_readwrite("H", &Pool2dProblem::H)
+      .def_readwrite("W", &Pool2dProblem::W)
+      .def_readwrite("C", &Pool2dProblem::C)
+      .def_readwrite("P", &Pool2dProblem::P)
+      .def_readwrite("Q", &Pool2dProblem::Q)
+      .def_readwrite("kernel_h", &Pool2dProblem::kernel_h)
+      .def_readwrite("kernel_w", &Pool2dProblem::kernel_w)
+      .def_readwrite("stride_h", &Pool2dProblem::stride_h)
+      .def_readwrite("stride_w", &Pool2dProblem::stride_w)
+      .def_readwrite("pad_h", &Pool2dProblem::pad_h)
+      .def_readwrite("pad_w", &Pool2dProblem::pad_w)
+      .def_readwrite("dilation_h", &Pool2dProblem::dilation_h)
+      .def_readwrite("dilation_w", &Pool2dProblem::dilation_w)
+      .def_readwrite("count_include_pad", &Pool2dProblem::count_include_pad)
+      .def_readwrite("divisor_override", &Pool2dProblem::divisor_override)
+      .def_readwrite("x_stride", &Pool2dProblem::x_stride)
+      .def_readwrite("y_stride", &Pool2dProblem::y_stride);
+  py::class_<AdaptiveAvgPool2dProblem>(m, "AdaptiveAvgPool2dProblem")
+      .def(py::init([] { return AdaptiveAvgPool2dProblem{}; }))
+      .def_readwrite("dtype", &AdaptiveAvgPool2dProblem::dtype)
+      .def_readwrite("N", &AdaptiveAvgPool2dProblem::N)
+      .def_readwrite("H", &AdaptiveAvgPool2dProblem::H)
+      .def_readwrite("W", &AdaptiveAvgPool2dProblem::W)
+      .def_readwrite("C", &AdaptiveAvgPool2dProblem::C)
+      .def_readwrite("P", &AdaptiveAvgPool2dProblem::P)
+      .def_readwrite("Q", &AdaptiveAvgPool2dProblem::Q)
+      .def_readwrite("x_stride", &AdaptiveAvgPool2dProblem::x_stride)
+      .def_readwrite("y_stride", &AdaptiveAvgPool2dProblem::y_stride);
+  py::class_<LrnProblem>(m, "LrnProblem")
+      .def(py::init([] { return LrnProblem{}; }))
+      .def_readwrite("dtype", &LrnProblem::dtype)
+      .def_readwrite("pixels", &LrnProblem::pixels)
+      .def_readwrite("C", &LrnProblem::C)
+      .def_readwrite("size", &LrnProblem::size)
+      .def_readwrite("alpha", &LrnProblem::alpha)
+      .def_readwrite("beta", &LrnProblem::beta)
+      .def_readwrite("k", &LrnProblem::k)
+      .def_readwrite("x_stride", &LrnProblem::x_stride)
+      .def_readwrite("y_stride", &LrnProblem::y_stride);
+  py::class_<Subsample2dProblem>(m, "Subsample2dProblem")
+      .def(py::init([] { return Subsample2dProblem{}; }))
+      .def_readwrite("dtype", &Subsample2dProblem::dtype)
+      .def_readwrite("activation", &Subsample2dProblem::activation)
+      .def_readwrite("N", &Subsample2dProblem::N)
+      .def_readwrite("H", &Subsample2dProblem::H)
+      .def_readwrite("W", &Subsample2dProblem::W)
+      .def_readwrite("C", &Subsample2dProblem::C)
+      .def_readwrite("P", &Subsample2dProblem::P)
+      .def_readwrite("Q", &Subsample2dProblem::Q)
+      .def_readwrite("kernel_size", &Subsample2dProblem::kernel_size)
+      .def_readwrite("x_stride", &Subsample2dProblem::x_stride)
+      .def_readwrite("y_stride", &Subsample2dProblem::y_stride);
+  py::class_<CopySliceProblem>(m, "CopySliceProblem")
+      .def(py::init([] { return CopySliceProblem{}; }))
+      .def_readwrite("element_size", &CopySliceProblem::element_size)
+      .def_readwrite("pixels", &CopySliceProblem::pixels)
+      .def_readwrite("C", &CopySliceProblem::C)
+      .def_readwrite("x_stride", &CopySliceProblem::x_stride)
+      .def_readwrite("y_stride", &CopySliceProblem::y_stride);
+  py::class_<AddReluProblem>(m, "AddReluProblem")
+      .def(py::init([] { return AddReluProblem{}; }))
+      .def_readwrite("dtype", &AddReluProblem::dtype)
+      .def_readwrite("pixels", &AddReluProblem::pixels)
+      .def_readwrite("C", &AddReluProblem::C)
+      .def_readwrite("a_stride", &AddReluProblem::a_stride)
+      .def_readwrite("b_stride", &AddReluProblem::b_stride)
+      .def_readwrite("y_stride", &AddReluProblem::y_stride);
+  py::class_<LinearProblem>(m, "LinearProblem")
+      .def(py::init([] { return LinearProblem{}; }))
+      .def_readwrite("dtype", &LinearProblem::dtype)
+      .def_readwrite("activation", &LinearProblem::activation)
+      .def_readwrite("has_bias", &LinearProblem::has_bias)
+      .def_readwrite("N", &LinearProblem::N)
+      .def_readwrite("D", &LinearProblem::D)
+      .def_readwrite("M", &LinearProblem::M)
+      .def_readwrite("x_stride", &LinearProblem::x_stride)
+      .def_readwrite("y_stride", &LinearProblem::y_stride);
+  py::class_<RbfProblem>(m, "RbfProblem")
+      .def(py::init([] { return RbfProblem{}; }))
+      .def_readwrite("dtype", &RbfProblem::dtype)
+      .def_readwrite("N", &RbfProblem::N)
+      .def_readwrite("D", &RbfProblem::D)
+      .def_readwrite("M", &RbfProblem::M)
+      .def_readwrite("x_stride", &RbfProblem::x_stride)
+      .def_readwrite("y_stride", &RbfProblem::y_stride);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native kernels of fastcnn";
+  bind_problems(m);
+  m.def("build_info", [] {
+    return py::dict(py::arg("version") = FASTCNN_VERSION, py::arg("compiler") = FASTCNN_COMPILER,
+                    py::arg("cuda") = FASTCNN_CUDA_BUILD);
+  });
+}

@@ -1,0 +1,47 @@
+"""Builds fastcnn._C with CMake. Everything else about the package is in pyproject.toml.
+
+Environment:
+  FASTCNN_CUDA        unset: CUDA kernels where nvcc is found; 1: demand them; 0: leave them out
+  FASTCNN_CUDA_ARCHS  semicolon-separated CUDA architectures, e.g. "80;90a"
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        build.mkdir(parents=True, exist_ok=True)
+        cuda = {"1": "ON", "0": "OFF"}.get(os.environ.get("FASTCNN_CUDA", ""), "AUTO")
+        configure = [
+            "cmake",
+            f"-S{ROOT / 'csrc'}",
+            f"-B{build}",
+            "-GNinja",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DFASTCNN_CUDA={cuda}",
+            f"-DFASTCNN_CUDA_ARCHS={os.environ.get('FASTCNN_CUDA_ARCHS', '')}",
+            f"-DFASTCNN_VERSION={self.distribution.get_version()}",
+            f"-DFASTCNN_OUTPUT={output}",
+        ]
+        try:
+            subprocess.run(configure, check=True)
+            subprocess.run(["cmake", "--build", build], check=True)
+        except subprocess.CalledProcessError as error:
+            # CMake has already printed the one sentence that matters; a Python traceback would bury it.
+            raise SystemExit(f"fastcnn: building the native extension failed: {error}") from None
+
+
+setup(ext_modules=[Extension("fastcnn._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
