@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "base/problem.h"
+#include "cpu/isa.h"
 
 namespace py = pybind11;
 using namespace fastcnn;
@@ -141,11 +142,25 @@ void bind_problems(py::module_& m) {
       .def_readwrite("y_stride", &RbfProblem::y_stride);
 }
 
+void bind_cpu(py::module_ m) {
+  m.doc() = "CPU kernels. Addresses are ints, 0 where there is none; every call releases the GIL.";
+  isa();  // a wrong FASTCNN_CPU_ISA fails here, at import
+  m.def("isa", [] { return isa_name(isa()); });
+  m.def("set_isa", &set_isa, "For tests: \"avx512\", \"avx2\" or \"baseline\"; packed weights must be packed again.");
+  m.def("isas", [] {
+    std::vector<std::string> names;
+    for (Isa isa : {Isa::avx512, Isa::avx2, Isa::baseline})
+      if (isa_available(isa)) names.push_back(isa_name(isa));
+    return names;
+  }, "What this processor can run, best first.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastcnn";
   bind_problems(m);
+  bind_cpu(m.def_submodule("cpu"));
   m.def("build_info", [] {
     return py::dict(py::arg("version") = FASTCNN_VERSION, py::arg("compiler") = FASTCNN_COMPILER,
                     py::arg("cuda") = FASTCNN_CUDA_BUILD);

@@ -1,6 +1,37 @@
-# CPU kernels. Sources listed in FASTCNN_ISA_SOURCES are compiled once per instruction set, each time into its
-# own namespace (see cpu/isa.h); FASTCNN_CPU_SOURCES are compiled once, for the baseline.
-set(FASTCNN_CPU_SOURCES)
+# CPU kernels. FASTCNN_CPU_SOURCES are compiled once, for any processor. FASTCNN_ISA_SOURCES are compiled once
+# per instruction set, each time into its own namespace (see cpu/isa.h), and chosen at run time.
+set(FASTCNN_CPU_SOURCES
+  cpu/isa.cpp
+  cpu/scratch.cpp
+  cpu/thread_pool.cpp)
 set(FASTCNN_ISA_SOURCES)
 
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(FASTCNN_ISAS baseline avx2 avx512)
+else()
+  set(FASTCNN_ISAS baseline)
+endif()
+set(FASTCNN_SIMD_BYTES_baseline 16)
+set(FASTCNN_SIMD_BYTES_avx2 32)
+set(FASTCNN_SIMD_BYTES_avx512 64)
+set(FASTCNN_FLAGS_avx2 -mavx2 -mfma -mf16c -mtune=haswell)
+set(FASTCNN_FLAGS_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mtune=skylake-avx512)
+if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  # simd.h writes the baseline's fma(a, b, c) as a * b + c; elsewhere than on x86-64 the baseline has the instruction.
+  set(FASTCNN_FLAGS_baseline -ffp-contract=fast)
+endif()
+
 target_sources(_C PRIVATE ${FASTCNN_CPU_SOURCES})
+foreach(isa IN LISTS FASTCNN_ISAS)
+  if(FASTCNN_ISA_SOURCES)
+    add_library(fastcnn_${isa} OBJECT ${FASTCNN_ISA_SOURCES})
+    target_include_directories(fastcnn_${isa} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+    target_compile_definitions(fastcnn_${isa} PRIVATE FASTCNN_ISA=${isa} FASTCNN_SIMD_BYTES=${FASTCNN_SIMD_BYTES_${isa}})
+    # What is written is what runs: a multiply and an add are fused only where the source says fma(). Math
+    # functions set no errno and no exception flags, so that comparisons become selects; NaN and infinity keep
+    # their meaning (no -ffast-math). GCC 12 takes its own AVX-512 header for uninitialised.
+    target_compile_options(fastcnn_${isa} PRIVATE -Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized
+      -ffp-contract=off -fno-math-errno -fno-trapping-math ${FASTCNN_FLAGS_${isa}})
+    target_sources(_C PRIVATE $<TARGET_OBJECTS:fastcnn_${isa}>)
+  endif()
+endforeach()

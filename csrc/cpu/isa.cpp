@@ -1,0 +1,64 @@
+#include "cpu/isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace fastcnn {
+namespace {
+
+constexpr Isa kBestFirst[] = {Isa::avx512, Isa::avx2, Isa::baseline};
+
+Isa parse(const std::string& name, const std::string& source) {
+  std::string available;
+  for (Isa isa : kBestFirst) {
+    if (!isa_available(isa)) continue;
+    if (name == isa_name(isa)) return isa;
+    available += (available.empty() ? "" : ", ") + std::string(isa_name(isa));
+  }
+  throw std::invalid_argument(source + ": instruction set '" + name + "' is unknown or not available here; " +
+                              "this processor has " + available);
+}
+
+Isa initial() {
+  if (const char* forced = std::getenv("FASTCNN_CPU_ISA"); forced && *forced)
+    return parse(forced, "FASTCNN_CPU_ISA");
+  for (Isa isa : kBestFirst)
+    if (isa_available(isa)) return isa;
+  return Isa::baseline;
+}
+
+std::atomic<Isa>& current() {
+  static std::atomic<Isa> isa{initial()};
+  return isa;
+}
+
+}  // namespace
+
+Isa isa() { return current().load(std::memory_order_relaxed); }
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx512: return "avx512";
+    case Isa::avx2: return "avx2";
+    case Isa::baseline: return "baseline";
+  }
+  return "?";
+}
+
+bool isa_available(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           isa_available(Isa::avx2);
+  if (isa == Isa::avx2)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#endif
+  return isa == Isa::baseline;
+}
+
+void set_isa(const char* name) { current().store(parse(name, "set_isa"), std::memory_order_relaxed); }
+
+}  // namespace fastcnn
