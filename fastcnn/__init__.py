@@ -1,0 +1,14 @@
+"""fastcnn: hand-written kernels for convolutional networks in PyTorch."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastcnn import functional, nn
+from fastcnn.dispatch import Explanation, Unsupported, explain, use_backend
+from fastcnn.ops.packing import clear_packed
+
+try:
+    __version__ = version("fastcnn")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["Explanation", "Unsupported", "__version__", "clear_packed", "explain", "functional", "nn", "use_backend"]

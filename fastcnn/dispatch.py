@@ -1,0 +1,336 @@
+"""How a kernel is chosen: ordered candidates, one predicate that rejects and explains, a remembered choice.
+
+An operator (fastcnn/ops/<op>/__init__.py) owns a list of candidates, best first, the PyTorch reference last.
+The first candidate whose `supports(problem)` gives no reason against is taken and remembered for the problem.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
+
+Runner = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One kernel that may run an operator.
+
+    supports: the reason, in words, why the kernel cannot or should not take the problem; None if it takes it.
+    prepare: the callable that runs the problem on its tensors; called once a problem.
+    """
+
+    backend: str
+    name: str
+    supports: Callable[[Any], str | None]
+    prepare: Callable[[Any], Runner]
+    dtypes: tuple[str, ...] = ("float32",)
+    architectures: tuple[str, ...] = ()
+
+
+class Unsupported(ValueError):
+    """No kernel of the demanded backend takes the problem; the message lists each one's reason."""
+
+
+def _known_backend(name: object, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source}: unknown backend {name!r}; allowed: {', '.join(BACKENDS)}")
+    return str(name)
+
+
+_global_backend = _known_backend(os.environ.get("FASTCNN_BACKEND", "auto"), "FASTCNN_BACKEND")
+_local_backend: ContextVar[str | None] = ContextVar("fastcnn_backend", default=None)
+
+
+def current_backend() -> str:
+    """The backend in force here: that of the innermost `with use_backend(...)`, else the global one."""
+    return _local_backend.get() or _global_backend
+
+
+class use_backend:  # noqa: N801 - used like a function, as torch.no_grad is
+    """Demands one backend: `use_backend("cpu")` for the whole process, `with use_backend("cpu"):` for a block.
+
+    name: "auto" (the best kernel that applies), "cuda", "triton", "cpu" or "reference" (PyTorch's own
+    operators). A demanded backend that cannot take a problem raises `Unsupported` with the reason. The
+    environment variable FASTCNN_BACKEND sets the initial value. The block form is local to the thread (or
+    asyncio task) and wins over the global setting.
+    """
+
+    def __init__(self, name: str) -> None:
+        global _global_backend
+        self._name = _known_backend(name, "use_backend")
+        self._previous, _global_backend = _global_backend, self._name
+        self._tokens: list[Token[str | None]] = []
+
+    def __enter__(self) -> use_backend:
+        global _global_backend
+        _global_backend = self._previous
+        self._tokens.append(_local_backend.set(self._name))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _local_backend.reset(self._tokens.pop())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One operator call as `explain` saw it: the problem, each candidate's reason, the candidate taken."""
+
+    operator: str
+    problem: Any
+    reasons: tuple[tuple[Candidate, str | None], ...]
+    taken: Candidate | None
+
+
+@dataclass
+class Explanation:
+    """What `explain` found; printing it shows a table."""
+
+    choices: list[Choice] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(width=140)
+        with console.capture() as capture:
+            for choice in self.choices:
+                table = Table(title=f"{choice.operator}  {choice.problem.summary()}", title_justify="left")
+                for column in ("", "backend", "kernel", "why"):
+                    table.add_column(column)
+                for candidate, reason in choice.reasons:
+                    taken = candidate is choice.taken
+                    why = "taken" if taken else reason or "applies, but a candidate above it was taken"
+                    table.add_row("->" if taken else "", candidate.backend, candidate.name, why)
+                console.print(table)
+        return capture.get().rstrip()
+
+    __repr__ = __str__
+
+
+_recorders: list[Explanation] = []
+
+
+class Operator:
+    """One operator: its contract, its entry in torch.library, its candidates and its remembered choices.
+
+    normalise(tensors, params) -> params   validates the scalar arguments and brings them into one form
+    infer(tensors, params) -> problem      validates the tensors; the problem knows the output's shape
+    definition(*tensors, *params)          the operator in differentiable PyTorch operators
+    backward(ctx, grad)                    the gradient, in differentiable PyTorch operators
+    saved(tensors, output)                 the tensors that `backward` needs
+    """
+
+    # A remembered choice costs about 2 KB; shapes beyond the bound are chosen anew, never refused.
+    MAX_REMEMBERED = 4096
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        *,
+        normalise: Callable[[Sequence[Any], Sequence[Any]], tuple[Any, ...]],
+        infer: Callable[[Sequence[Any], tuple[Any, ...]], Any],
+        definition: Callable[..., Tensor],
+        backward: Callable[..., Any],
+        saved: Callable[[Sequence[Any], Tensor], Sequence[Any]],
+        candidates: Iterable[Candidate],
+        tensor_count: int,
+    ) -> None:
+        self.name = name
+        self.normalise = normalise
+        self.infer = infer
+        self.definition = definition
+        self.candidates = tuple(candidates)
+        self._runners: dict[Any, Runner] = {}
+        self._register(schema, backward, saved, tensor_count)
+        OPERATORS[name] = self
+
+    # ---- the three doors -------------------------------------------------------------------------------
+
+    def __call__(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
+        """Runs the operator. `params` are hashable, as the user gave them."""
+        if not torch.compiler.is_compiling() and _is_plain_inference(tensors):
+            return self.run(tensors, params, out)
+        canonical = self.normalise(tensors, params)
+        if out is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*tensors, out)):
+            raise ValueError(f"{self.name}: out= does not support automatic differentiation; use torch.no_grad()")
+        if not torch.compiler.is_compiling():
+            self.infer((*tensors, out), canonical)
+        if _needs_definition(tensors):
+            if current_backend() not in ("auto", "reference"):
+                raise Unsupported(
+                    f"{self.name}: backend {current_backend()!r} was demanded, but complex numbers and torch.func "
+                    "transforms are computed by the reference only"
+                )
+            result = call_definition(self.name, self.definition, tensors, canonical)
+        else:
+            result = self._torch_op(*self._flatten(tensors), *canonical)
+        return result if out is None else out.copy_(result)
+
+    def run(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
+        """Runs the operator by the chosen kernel, without autograd."""
+        key = (params, current_backend(), torch.get_num_threads(), _signature(out), *map(_signature, tensors))
+        runner = self._runners.get(key)
+        if runner is None or _recorders:
+            problem = self.infer((*tensors, out), self.normalise(tensors, params))
+            runner = self.select(problem)
+            if len(self._runners) >= self.MAX_REMEMBERED:
+                self._runners.clear()
+            self._runners[key] = runner
+        return runner(*tensors, out)
+
+    # ---- choosing --------------------------------------------------------------------------------------
+
+    def select(self, problem: Any) -> Runner:
+        """The runner of the first candidate that takes the problem, within the backend in force."""
+        demanded = current_backend()
+        reasons: list[tuple[Candidate, str | None]] = []
+        taken: Candidate | None = None
+        for candidate in self.candidates:
+            if demanded not in ("auto", candidate.backend):
+                reason: str | None = f"backend {demanded!r} was demanded"
+            elif taken is not None and not _recorders:
+                break
+            else:
+                reason = candidate.supports(problem)
+            reasons.append((candidate, reason))
+            if taken is None and reason is None:
+                taken = candidate
+        for recorder in _recorders:
+            recorder.choices.append(Choice(self.name, problem, tuple(reasons), taken))
+        if taken is None:
+            listed = "".join(
+                f"\n  {c.backend} {c.name}: {r}" for c, r in reasons if c.backend == demanded
+            ) or f"\n  it has no kernel for {self.name}"
+            raise Unsupported(
+                f"{self.name}: backend {demanded!r} was demanded but cannot take {problem.summary()}:{listed}"
+            )
+        return taken.prepare(problem)
+
+    # ---- torch.library ---------------------------------------------------------------------------------
+
+    def _register(self, schema: str, backward: Any, saved: Any, tensor_count: int) -> None:
+        _LIBRARY.define(schema)
+        qualified = f"fastcnn::{self.name}"
+        takes_list = schema.split("(", 1)[1].startswith("Tensor[]")
+
+        def split(args: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            if takes_list:
+                return tuple(args[0]), _hashable(args[1:])
+            return tuple(args[:tensor_count]), _hashable(args[tensor_count:])
+
+        self._flatten = (lambda tensors: (list(tensors),)) if takes_list else (lambda tensors: tuple(tensors))
+
+        def implementation(*args: Any) -> Tensor:
+            tensors, params = split(args)
+            return self.run(tensors, params)
+
+        def fake(*args: Any) -> Tensor:
+            tensors, params = split(args)
+            problem = self.infer((*tensors, None), self.normalise(tensors, params))
+            return problem.empty_output(tensors[0])
+
+        def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+            tensors, params = split(inputs)
+            ctx.params = params
+            ctx.save_for_backward(*saved(tensors, output))
+
+        def gradient(ctx: Any, grad: Tensor) -> Any:
+            grads = backward(ctx, grad, *ctx.params)
+            if takes_list:
+                return (list(grads), *([None] * len(ctx.params)))
+            return (*grads, *([None] * len(ctx.params)))
+
+        torch.library.impl(qualified, "CompositeExplicitAutograd", implementation, lib=_LIBRARY)
+        torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+        torch.library.register_autograd(qualified, gradient, setup_context=setup_context, lib=_LIBRARY)
+        self._torch_op = getattr(torch.ops.fastcnn, self.name).default
+
+
+OPERATORS: dict[str, Operator] = {}
+_LIBRARY = torch.library.Library("fastcnn", "DEF")
+
+
+def call_definition(
+    op: str, definition: Callable[..., Tensor], tensors: Sequence[Tensor | None], params: Sequence[Any]
+) -> Tensor:
+    """The definition's result; a dtype that PyTorch does not compute is a TypeError."""
+    try:
+        return definition(*tensors, *params)
+    except (RuntimeError, NotImplementedError) as error:
+        if "not implemented for" not in str(error):
+            raise
+        first = tensors[0]
+        dtype = None if first is None else first.dtype
+        raise TypeError(f"{op}: {dtype} is not supported by PyTorch's operator: {error}") from None
+
+
+def _hashable(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(v) if isinstance(v, list) else v for v in values)
+
+
+def _signature(tensor: Tensor | None) -> Any:
+    if tensor is None:
+        return None
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _is_plain_inference(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether a call may skip torch.library: no gradient, transform, mode, tracer or profiler would miss it.
+
+    Skipping it is what keeps a small network from being all overhead: an operator of torch.library written
+    in Python costs about ten times a call of the extension.
+    """
+    grad = torch.is_grad_enabled()
+    for tensor in tensors:
+        if tensor is not None and ((grad and tensor.requires_grad) or tensor.device.type not in ("cpu", "cuda")):
+            return False
+    first = tensors[0]
+    return not (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+        or torch.autograd.forward_ad._current_level >= 0
+        or (first is not None and first.is_complex())
+    )
+
+
+def _needs_definition(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether only the differentiable definition serves: complex numbers, torch.func, forward-mode gradients."""
+    first = tensors[0]
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or (first is not None and first.is_complex())
+    )
+
+
+def explain(fn_or_module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Runs a function or module once and returns, for each fastcnn operator it calls, why its kernel was taken.
+
+    Returns an `Explanation`: printing it shows, a table an operator call, every candidate and the reason it was
+    or was not taken; `.choices` holds the same as data. Gradients are not recorded during the run.
+    """
+    own = getattr(fn_or_module, "__fastcnn_explain__", None)
+    if own is not None:
+        return own(*args, **kwargs)
+    if not callable(fn_or_module):
+        raise TypeError(f"explain: fn_or_module is {type(fn_or_module).__name__}; a function or module is needed")
+    recorder = Explanation()
+    _recorders.append(recorder)
+    try:
+        with torch.no_grad():
+            fn_or_module(*args, **kwargs)
+    finally:
+        _recorders.remove(recorder)
+    return recorder

@@ -1,0 +1,16 @@
+"""add_relu: the residual addition and its ReLU."""
+
+from fastcnn.dispatch import Operator
+from fastcnn.ops.add_relu import contract, cpu, reference
+
+add_relu = Operator(
+    "add_relu",
+    contract.SCHEMA,
+    normalise=contract.normalise,
+    infer=contract.infer,
+    definition=reference.add_relu,
+    backward=contract.backward,
+    saved=contract.saved,
+    candidates=(*cpu.CANDIDATES, *reference.CANDIDATES),
+    tensor_count=2,
+)

@@ -1,0 +1,16 @@
+"""concat: side by side along channels."""
+
+from fastcnn.dispatch import Operator
+from fastcnn.ops.concat import contract, cpu, reference
+
+concat = Operator(
+    "concat",
+    contract.SCHEMA,
+    normalise=contract.normalise,
+    infer=contract.infer,
+    definition=reference.concat,
+    backward=contract.backward,
+    saved=contract.saved,
+    candidates=(*cpu.CANDIDATES, *reference.CANDIDATES),
+    tensor_count=1,
+)

@@ -1,0 +1,48 @@
+"""concat by the native CPU kernel: each input is copied into its channel slice."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from fastcnn import native
+from fastcnn.dispatch import Candidate, Runner
+from fastcnn.ops import layout, native_cpu
+from fastcnn.ops.concat.contract import ConcatProblem
+
+
+def _supports(problem: ConcatProblem) -> str | None:
+    # A copy computes nothing, so every dtype will do.
+    return native_cpu.reason_against(problem._replace(dtype=torch.float32))
+
+
+def _prepare(problem: ConcatProblem) -> Runner:
+    copy_slice, threads = native.library().cpu.copy_slice, problem.threads
+    shape, size = problem.output_shape, problem.dtype.itemsize
+    structs = [
+        native.struct(
+            "CopySliceProblem",
+            element_size=size,
+            pixels=problem.N * problem.H * problem.W,
+            C=C,
+            x_stride=x_stride,
+            y_stride=problem.y_stride,
+        )
+        for C, x_stride in zip(problem.C, problem.x_stride, strict=True)
+    ]
+    offsets = [start * size for start in accumulate(problem.C[:-1], initial=0)]
+
+    def run(*tensors_and_out: Tensor | None) -> Tensor:
+        *tensors, out = tensors_and_out
+        y = layout.empty(shape, tensors[0]) if out is None else out
+        for struct, offset, tensor in zip(structs, offsets, tensors, strict=True):
+            x = layout.channels_last(tensor)
+            copy_slice(struct, x.data_ptr(), y.data_ptr() + offset, threads)
+        return y
+
+    return run
+
+
+CANDIDATES = (Candidate("cpu", "copy_slice", _supports, _prepare, dtypes=("every dtype of PyTorch",)),)

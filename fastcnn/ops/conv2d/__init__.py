@@ -1,0 +1,16 @@
+"""conv2d: convolution + bias + residual + activation."""
+
+from fastcnn.dispatch import Operator
+from fastcnn.ops.conv2d import contract, cpu, reference
+
+conv2d = Operator(
+    "conv2d",
+    contract.SCHEMA,
+    normalise=contract.normalise,
+    infer=contract.infer,
+    definition=reference.conv2d,
+    backward=contract.backward,
+    saved=contract.saved,
+    candidates=(*cpu.CANDIDATES, *reference.CANDIDATES),
+    tensor_count=4,
+)

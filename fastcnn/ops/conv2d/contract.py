@@ -1,0 +1,176 @@
+"""The contract of conv2d: arguments, output shape, gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastcnn.ops import activations, checks, layout
+
+SCHEMA = (
+    "conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, SymInt[] stride, SymInt[] padding, "
+    "SymInt[] dilation, SymInt groups, str? activation) -> Tensor"
+)
+
+
+class Conv2dProblem(NamedTuple):
+    """One convolution, as csrc/base/problem.h names it, with what dispatch needs beside it."""
+
+    device: torch.device
+    dtype: torch.dtype
+    N: int
+    H: int
+    W: int
+    C: int
+    K: int
+    R: int
+    S: int
+    P: int
+    Q: int
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]  # top, bottom, left, right
+    dilation: tuple[int, int]
+    groups: int
+    activation: str | None
+    has_bias: bool
+    has_residual: bool
+    x_stride: int
+    residual_stride: int
+    y_stride: int | None  # None: `out` is not a channels_last view that a kernel can write in place
+    threads: int
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return self.N, self.K, self.P, self.Q
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.N * self.P * self.Q * self.K * (self.C // self.groups) * self.R * self.S
+
+    def empty_output(self, like: Tensor) -> Tensor:
+        return layout.empty(self.output_shape, like)
+
+    def summary(self) -> str:
+        text = f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.K}, {self.R}x{self.S}"
+        for name, value, default in (
+            ("stride", self.stride, (1, 1)),
+            ("padding", self.padding, (0, 0, 0, 0)),
+            ("dilation", self.dilation, (1, 1)),
+            ("groups", self.groups, 1),
+            ("activation", self.activation, None),
+        ):
+            if value != default:
+                text += f", {name} {value}"
+        text += ", bias" * self.has_bias + ", residual" * self.has_residual
+        return f"{text}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+
+
+def normalise(tensors: Sequence[Any], params: Sequence[Any]) -> tuple[Any, ...]:
+    _, weight, *_ = tensors
+    stride, padding, dilation, groups, activation = params
+    checks.tensor("conv2d", "weight", weight)
+    checks.rank("conv2d", "weight", weight, (4,))
+    stride = checks.pair("conv2d", "stride", stride, 1)
+    dilation = checks.pair("conv2d", "dilation", dilation, 1)
+    groups = checks.integer("conv2d", "groups", groups, 1)
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"conv2d: unknown padding {padding!r}; allowed: 'same', 'valid', an int or two ints")
+        if padding == "same" and stride != (1, 1):
+            raise ValueError(f"conv2d: padding 'same' needs stride 1, stride is {stride}")
+        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        padding = (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
+    elif isinstance(padding, Sequence) and len(padding) == 4:
+        padding = tuple(checks.integer("conv2d", "padding", p, 0) for p in padding)
+    else:
+        vertical, horizontal = checks.pair("conv2d", "padding", padding, 0)
+        padding = (vertical, vertical, horizontal, horizontal)
+    return stride, padding, dilation, groups, checks.activation("conv2d", activation)
+
+
+def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> Conv2dProblem:
+    input, weight, bias, residual, out = tensors
+    stride, padding, dilation, groups, activation = params
+    checks.tensor("conv2d", "input", input)
+    checks.tensor("conv2d", "weight", weight)
+    checks.tensor("conv2d", "bias", bias, optional=True)
+    checks.tensor("conv2d", "residual", residual, optional=True)
+    checks.rank("conv2d", "input", input, (4,))
+    checks.rank("conv2d", "weight", weight, (4,))
+    checks.same_dtype_and_device("conv2d", ("input", input), ("weight", weight), ("bias", bias), ("residual", residual))
+    N, C, H, W = input.shape
+    K, C_group, R, S = weight.shape
+    checks.nonempty("conv2d", "input", input)
+    checks.nonempty("conv2d", "weight", weight, (0, 1, 2, 3))
+    if C_group * groups != C:
+        raise ValueError(f"conv2d: weight has {C_group} input channels, input has {C} (groups={groups})")
+    if K % groups:
+        raise ValueError(f"conv2d: weight has {K} output channels, not a multiple of groups={groups}")
+    if bias is not None and tuple(bias.shape) != (K,):
+        raise ValueError(f"conv2d: bias has shape {checks.shape(bias)}; weight has {K} output channels: ({K},) is needed")
+    sizes = []
+    for axis, size, kernel, pad, step, spread in (
+        ("height", H, R, padding[0] + padding[1], stride[0], dilation[0]),
+        ("width", W, S, padding[2] + padding[3], stride[1], dilation[1]),
+    ):
+        extent = spread * (kernel - 1) + 1
+        if size + pad < extent:
+            raise ValueError(
+                f"conv2d: the kernel spans {extent} in {axis}, the padded input only {size + pad} ({size} + {pad} padding)"
+            )
+        sizes.append((size + pad - extent) // step + 1)
+    P, Q = sizes
+    checks.output_size("conv2d", (N, K, P, Q))
+    if residual is not None and tuple(residual.shape) != (N, K, P, Q):
+        raise ValueError(
+            f"conv2d: residual has shape {checks.shape(residual)}; the output has shape {(N, K, P, Q)}"
+        )
+    checks.out("conv2d", out, ("input", input), (N, K, P, Q))
+    return Conv2dProblem(
+        device=input.device,
+        dtype=input.dtype,
+        N=N, H=H, W=W, C=C, K=K, R=R, S=S, P=P, Q=Q,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        activation=activation,
+        has_bias=bias is not None,
+        has_residual=residual is not None,
+        x_stride=layout.input_stride(input),
+        residual_stride=0 if residual is None else layout.input_stride(residual),
+        y_stride=layout.output_stride(out, K, input, weight, bias, residual),
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+    input, weight, bias, residual = tensors
+    return input, weight, bias, residual, output
+
+
+def backward(ctx: Any, grad: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, activation: Any) -> Any:
+    input, weight, bias, residual, output = ctx.saved_tensors
+    needs_input, needs_weight, needs_bias, needs_residual = ctx.needs_input_grad[:4]
+    grad = activations.gradient(activation, grad, output)
+    top, bottom, left, right = padding if len(padding) == 4 else (padding[0], padding[0], padding[-1], padding[-1])
+    symmetric = (top, left) == (bottom, right)
+    padded = input if symmetric else F.pad(input, (left, right, top, bottom))
+    grad_input, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        grad, padded, weight,
+        None if bias is None else list(bias.shape),
+        list(stride), [top, left] if symmetric else [0, 0], list(dilation), False, [0, 0], groups,
+        [needs_input, needs_weight, needs_bias and bias is not None],
+    )  # fmt: skip
+    if grad_input is not None and not symmetric:
+        grad_input = grad_input[:, :, top : top + input.shape[2], left : left + input.shape[3]]
+    return (
+        grad_input if needs_input else None,
+        grad_weight if needs_weight else None,
+        grad_bias if needs_bias else None,
+        grad if needs_residual and residual is not None else None,
+    )

@@ -1,0 +1,78 @@
+"""conv2d by the native CPU kernels: one candidate an algorithm, best first, as csrc/ops/conv2d orders them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastcnn import native
+from fastcnn.dispatch import Candidate, Runner
+from fastcnn.ops import layout, native_cpu
+from fastcnn.ops.conv2d.contract import Conv2dProblem
+from fastcnn.ops.packing import packed
+
+
+def native_problem(problem: Conv2dProblem) -> Any:
+    return native.struct(
+        "Conv2dProblem",
+        dtype=problem.dtype,
+        activation=problem.activation,
+        has_bias=problem.has_bias,
+        has_residual=problem.has_residual,
+        **{name: getattr(problem, name) for name in ("N", "H", "W", "C", "K", "R", "S", "P", "Q", "groups")},
+        stride_h=problem.stride[0],
+        stride_w=problem.stride[1],
+        pad_h=problem.padding[0],
+        pad_w=problem.padding[2],
+        dilation_h=problem.dilation[0],
+        dilation_w=problem.dilation[1],
+        x_stride=problem.x_stride,
+        y_stride=problem.y_stride,
+        residual_stride=problem.residual_stride,
+    )
+
+
+def _candidate(algorithm: str) -> Candidate:
+    def supports(problem: Conv2dProblem) -> str | None:
+        reason = native_cpu.reason_against(problem)
+        if reason is None:
+            reason = native.library().cpu.conv2d_reason(algorithm, native_problem(problem), problem.threads)
+        return reason or None
+
+    def prepare(problem: Conv2dProblem) -> Runner:
+        kernel = native.library().cpu.Conv2d(native_problem(problem), algorithm)
+        shape, threads = problem.output_shape, problem.threads
+        # The packed form depends on the algorithm and its blocking, never on the batch or image size alone.
+        pack_key = kernel.pack_key
+
+        def pack(weight: Tensor) -> Tensor:
+            source = weight.to(torch.float32).contiguous()
+            target = torch.empty(kernel.packed_bytes, dtype=torch.uint8)
+            kernel.pack(source.data_ptr(), target.data_ptr())
+            return target
+
+        def run(
+            input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None
+        ) -> Tensor:
+            x = layout.channels_last(input)
+            r = None if residual is None else layout.channels_last(residual)
+            b = None if bias is None else bias.to(torch.float32).contiguous()
+            y = layout.empty(shape, input) if out is None else out
+            w = packed(weight, pack_key, pack)
+            kernel.run(
+                x.data_ptr(), w.data_ptr(), native.pointer(b), native.pointer(r), y.data_ptr(), threads
+            )
+            return y
+
+        return run
+
+    return Candidate("cpu", algorithm, supports, prepare, dtypes=tuple(native.DTYPES.values()))
+
+
+CANDIDATES = (
+    tuple(_candidate(name) for name in native.extension.cpu.conv2d_algorithms())
+    if native.extension is not None and hasattr(native.extension, "cpu") and hasattr(native.extension.cpu, "conv2d_algorithms")
+    else ()
+)

@@ -1,0 +1,16 @@
+"""linear: matrix product + bias + activation."""
+
+from fastcnn.dispatch import Operator
+from fastcnn.ops.linear import contract, cpu, reference
+
+linear = Operator(
+    "linear",
+    contract.SCHEMA,
+    normalise=contract.normalise,
+    infer=contract.infer,
+    definition=reference.linear,
+    backward=contract.backward,
+    saved=contract.saved,
+    candidates=(*cpu.CANDIDATES, *reference.CANDIDATES),
+    tensor_count=3,
+)

@@ -1,0 +1,94 @@
+"""The contract of linear: arguments, output shape, gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastcnn.ops import activations, checks
+
+SCHEMA = "linear(Tensor input, Tensor weight, Tensor? bias, str? activation) -> Tensor"
+
+
+class LinearProblem(NamedTuple):
+    device: torch.device
+    dtype: torch.dtype
+    output_shape: tuple[int, ...]
+    N: int  # rows: the product of the leading sizes
+    D: int
+    M: int
+    plain: bool  # weight is (M, D) and bias, if any, is (M,): what PyTorch also allows goes to the reference
+    has_bias: bool
+    activation: str | None
+    y_stride: int | None
+    threads: int
+
+    def empty_output(self, like: Tensor) -> Tensor:
+        return torch.empty(self.output_shape, dtype=like.dtype, device=like.device)
+
+    def summary(self) -> str:
+        text = f"{self.N}x{self.D} -> {self.M}" + ", bias" * self.has_bias
+        if self.activation:
+            text += f", activation {self.activation}"
+        return f"{text}, {str(self.dtype).removeprefix('torch.')} on {self.device}"
+
+
+def normalise(tensors: Sequence[Any], params: Sequence[Any]) -> tuple[Any, ...]:
+    (activation,) = params
+    return (checks.activation("linear", activation),)
+
+
+def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> LinearProblem:
+    input, weight, bias, out = tensors
+    checks.tensor("linear", "input", input)
+    checks.tensor("linear", "weight", weight)
+    checks.tensor("linear", "bias", bias, optional=True)
+    checks.rank("linear", "weight", weight, (1, 2))
+    checks.same_dtype_and_device("linear", ("input", input), ("weight", weight), ("bias", bias))
+    if input.dim() == 0:
+        raise ValueError("linear: input is 0-D; at least one dimension, of in_features, is needed")
+    if input.shape[-1] != weight.shape[-1]:
+        raise ValueError(f"linear: weight has {weight.shape[-1]} input features, input has {input.shape[-1]}")
+    output_shape = tuple(input.shape[:-1]) + tuple(weight.shape[:-1])
+    plain = weight.dim() == 2 and (bias is None or tuple(bias.shape) == (weight.shape[0],))
+    if bias is not None and not plain:
+        try:
+            fits = torch.broadcast_shapes(bias.shape, output_shape) == torch.Size(output_shape)
+        except RuntimeError:
+            fits = False
+        if not fits or (weight.dim() == 1 and bias.dim() > 0):
+            raise ValueError(
+                f"linear: bias has shape {checks.shape(bias)}; it must broadcast to the output, {output_shape}"
+            )
+    checks.output_size("linear", output_shape)
+    checks.out("linear", out, ("input", input), output_shape)
+    return LinearProblem(
+        input.device, input.dtype, output_shape, prod(input.shape[:-1]), input.shape[-1],
+        weight.shape[0] if weight.dim() == 2 else 1, plain, bias is not None, params[0],
+        None if out is not None else prod(weight.shape[:-1]), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+    input, weight, bias = tensors
+    return input, weight, bias, output
+
+
+def backward(ctx: Any, grad: Tensor, activation: str | None) -> Any:
+    input, weight, bias, output = ctx.saved_tensors
+    needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+    grad = activations.gradient(activation, grad, output)
+    matrix = weight if weight.dim() == 2 else weight[None]
+    rows = grad if weight.dim() == 2 else grad[..., None]
+    grad_input = grad_weight = None
+    if needs_input:
+        grad_input = rows @ matrix
+    if needs_weight:
+        grad_weight = rows.reshape(-1, rows.shape[-1]).t() @ input.reshape(-1, input.shape[-1])
+        grad_weight = grad_weight.reshape(weight.shape)
+    grad_bias = grad.sum_to_size(bias.shape) if bias is not None and needs_bias else None
+    return grad_input, grad_weight, grad_bias

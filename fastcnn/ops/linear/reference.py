@@ -1,0 +1,18 @@
+"""linear in PyTorch operators."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastcnn.ops import activations, reference
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """act(input @ weight.T + bias)"""
+    return activations.apply(activation, F.linear(input, weight, bias))
+
+
+CANDIDATES = (
+    reference.candidate("linear", linear, lambda problem: (problem.activation,), channels_last=False),
+)

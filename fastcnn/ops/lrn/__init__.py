@@ -1,0 +1,16 @@
+"""local_response_norm: AlexNet's normalisation across channels."""
+
+from fastcnn.dispatch import Operator
+from fastcnn.ops.lrn import contract, cpu, reference
+
+local_response_norm = Operator(
+    contract.NAME,
+    contract.SCHEMA,
+    normalise=contract.normalise,
+    infer=contract.infer,
+    definition=reference.local_response_norm,
+    backward=contract.backward,
+    saved=contract.saved,
+    candidates=(*cpu.CANDIDATES, *reference.CANDIDATES),
+    tensor_count=1,
+)

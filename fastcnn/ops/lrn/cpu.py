@@ -1,0 +1,27 @@
+"""local_response_norm by the native CPU kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastcnn import native
+from fastcnn.ops import native_cpu
+from fastcnn.ops.lrn.contract import LrnProblem
+
+
+def native_problem(problem: LrnProblem) -> Any:
+    return native.struct(
+        "LrnProblem",
+        dtype=problem.dtype,
+        pixels=problem.N * problem.H * problem.W,
+        C=problem.C,
+        size=problem.size,
+        alpha=problem.alpha,
+        beta=problem.beta,
+        k=problem.k,
+        x_stride=problem.x_stride,
+        y_stride=problem.y_stride,
+    )
+
+
+CANDIDATES = native_cpu.unary_candidates("lrn", native_problem)

@@ -1,0 +1,40 @@
+"""max_pool2d, avg_pool2d and adaptive_avg_pool2d."""
+
+from fastcnn.dispatch import Operator
+from fastcnn.ops.pool import contract, cpu, reference
+
+max_pool2d = Operator(
+    "max_pool2d",
+    contract.MAX_SCHEMA,
+    normalise=contract.normalise_max,
+    infer=contract.infer_max,
+    definition=reference.max_pool2d,
+    backward=contract.backward_max,
+    saved=contract.saved,
+    candidates=(*cpu.POOL_CANDIDATES, *reference.MAX_CANDIDATES),
+    tensor_count=1,
+)
+
+avg_pool2d = Operator(
+    "avg_pool2d",
+    contract.AVG_SCHEMA,
+    normalise=contract.normalise_avg,
+    infer=contract.infer_avg,
+    definition=reference.avg_pool2d,
+    backward=contract.backward_avg,
+    saved=contract.saved,
+    candidates=(*cpu.POOL_CANDIDATES, *reference.AVG_CANDIDATES),
+    tensor_count=1,
+)
+
+adaptive_avg_pool2d = Operator(
+    "adaptive_avg_pool2d",
+    contract.ADAPTIVE_SCHEMA,
+    normalise=contract.normalise_adaptive,
+    infer=contract.infer_adaptive,
+    definition=reference.adaptive_avg_pool2d,
+    backward=contract.backward_adaptive,
+    saved=contract.saved,
+    candidates=(*cpu.ADAPTIVE_CANDIDATES, *reference.ADAPTIVE_CANDIDATES),
+    tensor_count=1,
+)

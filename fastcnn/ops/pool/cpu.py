@@ -1,0 +1,33 @@
+"""The pools by the native CPU kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastcnn import native
+from fastcnn.ops import native_cpu
+from fastcnn.ops.pool.contract import AdaptiveAvgPool2dProblem, Pool2dProblem
+
+
+def native_pool2d(p: Pool2dProblem) -> Any:
+    return native.struct(
+        "Pool2dProblem",
+        dtype=p.dtype,
+        mode=getattr(native.library().PoolMode, p.mode),
+        **{name: getattr(p, name) for name in ("N", "H", "W", "C", "P", "Q", "x_stride", "y_stride")},
+        kernel_h=p.kernel_size[0], kernel_w=p.kernel_size[1],
+        stride_h=p.stride[0], stride_w=p.stride[1],
+        pad_h=p.padding[0], pad_w=p.padding[1],
+        dilation_h=p.dilation[0], dilation_w=p.dilation[1],
+        count_include_pad=p.count_include_pad,
+        divisor_override=p.divisor_override or 0,
+    )  # fmt: skip
+
+
+def native_adaptive_avg_pool2d(p: AdaptiveAvgPool2dProblem) -> Any:
+    names = ("dtype", "N", "H", "W", "C", "P", "Q", "x_stride", "y_stride")
+    return native.struct("AdaptiveAvgPool2dProblem", **{name: getattr(p, name) for name in names})
+
+
+POOL_CANDIDATES = native_cpu.unary_candidates("pool2d", native_pool2d)
+ADAPTIVE_CANDIDATES = native_cpu.unary_candidates("adaptive_avg_pool2d", native_adaptive_avg_pool2d)

@@ -1,0 +1,16 @@
+"""rbf: squared Euclidean distances to centers, LeNet-5's output units."""
+
+from fastcnn.dispatch import Operator
+from fastcnn.ops.rbf import contract, cpu, reference
+
+rbf = Operator(
+    "rbf",
+    contract.SCHEMA,
+    normalise=contract.normalise,
+    infer=contract.infer,
+    definition=reference.rbf,
+    backward=contract.backward,
+    saved=contract.saved,
+    candidates=(*cpu.CANDIDATES, *reference.CANDIDATES),
+    tensor_count=2,
+)

@@ -1,0 +1,34 @@
+"""rbf by the native CPU kernel."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastcnn import native
+from fastcnn.dispatch import Candidate, Runner
+from fastcnn.ops import native_cpu
+from fastcnn.ops.rbf.contract import RbfProblem
+
+
+def _prepare(problem: RbfProblem) -> Runner:
+    call, threads = native.library().cpu.rbf, problem.threads
+    struct = native.struct(
+        "RbfProblem",
+        dtype=problem.dtype,
+        N=problem.N,
+        D=problem.D,
+        M=problem.M,
+        x_stride=problem.D,
+        y_stride=problem.M,
+    )
+
+    def run(input: Tensor, centers: Tensor, out: Tensor | None) -> Tensor:
+        x, c = input.contiguous(), centers.float().contiguous()
+        y = problem.empty_output(input)
+        call(struct, x.data_ptr(), c.data_ptr(), y.data_ptr(), threads)
+        return y
+
+    return run
+
+
+CANDIDATES = (Candidate("cpu", "rbf", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),)

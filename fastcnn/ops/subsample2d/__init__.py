@@ -1,0 +1,16 @@
+"""subsample2d: LeNet-5's trainable pooling."""
+
+from fastcnn.dispatch import Operator
+from fastcnn.ops.subsample2d import contract, cpu, reference
+
+subsample2d = Operator(
+    "subsample2d",
+    contract.SCHEMA,
+    normalise=contract.normalise,
+    infer=contract.infer,
+    definition=reference.subsample2d,
+    backward=contract.backward,
+    saved=contract.saved,
+    candidates=(*cpu.CANDIDATES, *reference.CANDIDATES),
+    tensor_count=3,
+)
