@@ -11,4 +11,13 @@ try:
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Explanation", "Unsupported", "__version__", "clear_packed", "explain", "functional", "nn", "use_backend"]
+__all__ = [
+    "Explanation",
+    "Unsupported",
+    "__version__",
+    "clear_packed",
+    "explain",
+    "functional",
+    "nn",
+    "use_backend",
+]

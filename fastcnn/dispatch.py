@@ -55,7 +55,7 @@ def current_backend() -> str:
     return _local_backend.get() or _global_backend
 
 
-class use_backend:  # noqa: N801 - used like a function, as torch.no_grad is
+class use_backend:
     """Demands one backend: `use_backend("cpu")` for the whole process, `with use_backend("cpu"):` for a block.
 
     name: "auto" (the best kernel that applies), "cuda", "triton", "cpu" or "reference" (PyTorch's own
@@ -161,7 +161,11 @@ class Operator:
         if not torch.compiler.is_compiling() and _is_plain_inference(tensors):
             return self.run(tensors, params, out)
         canonical = self.normalise(tensors, params)
-        if out is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*tensors, out)):
+        if (
+            out is not None
+            and torch.is_grad_enabled()
+            and any(t is not None and t.requires_grad for t in (*tensors, out))
+        ):
             raise ValueError(f"{self.name}: out= does not support automatic differentiation; use torch.no_grad()")
         if not torch.compiler.is_compiling():
             self.infer((*tensors, out), canonical)
@@ -208,9 +212,10 @@ class Operator:
         for recorder in _recorders:
             recorder.choices.append(Choice(self.name, problem, tuple(reasons), taken))
         if taken is None:
-            listed = "".join(
-                f"\n  {c.backend} {c.name}: {r}" for c, r in reasons if c.backend == demanded
-            ) or f"\n  it has no kernel for {self.name}"
+            listed = (
+                "".join(f"\n  {c.backend} {c.name}: {r}" for c, r in reasons if c.backend == demanded)
+                or f"\n  it has no kernel for {self.name}"
+            )
             raise Unsupported(
                 f"{self.name}: backend {demanded!r} was demanded but cannot take {problem.summary()}:{listed}"
             )

@@ -55,7 +55,8 @@ def conv2d(
 ) -> Tensor:
     """2-D convolution with a fused epilogue.
 
-    y[n,k,p,q] = act(bias[k] + residual[n,k,p,q] + sum_{c,r,s} input[n, c, p*stride - padding + r*dilation, ...] * weight[k,c,r,s])
+    y[n,k,p,q] = act(bias[k] + residual[n,k,p,q] + sum_{c,r,s} input[n,c,h,w] * weight[k,c,r,s])
+    with h = p * stride - padding + r * dilation, w likewise; input is 0 outside the image
 
     Args:
         input: (N, C, H, W) or (C, H, W).
@@ -124,12 +125,11 @@ def conv1x1_relu(
     return conv2d(input, weight, bias, stride, activation="relu", **epilogue)
 
 
-def local_response_norm(
-    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> Tensor:
+def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """Local response normalisation across channels.
 
-    y[c] = input[c] * (k + alpha/size * sum_{c' in window(c)} input[c']^2)^-beta, window(c) = [c - size//2, c + (size-1)//2]
+    y[c] = input[c] * (k + alpha/size * sum_{c' in window(c)} input[c']^2)^-beta
+    with window(c) = [c - size//2, c + (size-1)//2]
 
     As in PyTorch, alpha is divided by the window size; the paper does not divide it. To reproduce the paper's
     alpha of 1e-4 with a window of 5, pass alpha=5e-4.
@@ -148,7 +148,7 @@ def local_response_norm(
             raise ValueError(
                 f"local_response_norm: input is {input.dim()}-D with shape {checks.shape(input)}; (N, C, ...) is needed"
             )
-        N, C, *rest = input.shape
+        N, C = input.shape[:2]
         flat = input.reshape(N, C, 1, -1) if input.numel() else input.reshape(N, C, 1, 0)
         return ops.local_response_norm((flat,), params).reshape(input.shape)
     return ops.local_response_norm((input,), params)
@@ -180,7 +180,7 @@ def max_pool2d(
         # The kernels keep no indices, but the arguments are refused alike.
         meta = input.detach().to("meta") if isinstance(input, Tensor) else input
         max_pool2d(meta, *args)
-        return F.max_pool2d(input, *args, return_indices=True)  # type: ignore[arg-type]
+        return F.max_pool2d(input, *args, return_indices=True)  # type: ignore[call-overload]
     return _pool(ops.max_pool2d, "max_pool2d", input, tuple(map(_key, args)))
 
 
@@ -210,7 +210,7 @@ def avg_pool2d(
     return _pool(ops.avg_pool2d, "avg_pool2d", input, tuple(map(_key, args)))
 
 
-def adaptive_avg_pool2d(input: Tensor, output_size: int | None | Sequence[int | None]) -> Tensor:
+def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
     """Average-pooling to a given output size.
 
     y[n,c,p,q] = mean of input[n, c, floor(p*H/P) : ceil((p+1)*H/P), ...]
@@ -247,7 +247,13 @@ def subsample2d(
     """
     if has_torch_function((input, coefficient, bias)):
         return handle_torch_function(
-            subsample2d, (input, coefficient, bias), input, coefficient, bias, kernel_size, activation=activation
+            subsample2d,
+            (input, coefficient, bias),
+            input,
+            coefficient,
+            bias,
+            kernel_size,
+            activation=activation,
         )
     return ops.subsample2d((input, coefficient, bias), (kernel_size, activation))
 

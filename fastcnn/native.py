@@ -17,7 +17,7 @@ except ImportError as error:
     extension = None
     unavailable = f"the native extension fastcnn._C could not be loaded ({error})"
 
-DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+DTYPES: dict[torch.dtype, str] = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
 def library() -> Any:

@@ -87,7 +87,13 @@ class MaxPool2d(nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Any:
         return functional.max_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
         )
 
 
@@ -148,9 +154,7 @@ class Subsample2d(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.subsample2d(
-            input, self.coefficient, self.bias, self.kernel_size, activation=self.activation
-        )
+        return functional.subsample2d(input, self.coefficient, self.bias, self.kernel_size, activation=self.activation)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, kernel_size={self.kernel_size}, activation={self.activation!r}"

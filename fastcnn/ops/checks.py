@@ -51,7 +51,7 @@ def same_dtype_and_device(op: str, reference: tuple[str, Tensor], *others: tuple
 def integer(op: str, name: str, value: Any, minimum: int, maximum: int = MAX_INT) -> int:
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
-    if isinstance(value, bool) or isinstance(value, Tensor):
+    if isinstance(value, bool | Tensor):
         raise TypeError(f"{op}: {name} is {_kind(value)}; an int is needed")
     try:
         number = operator.index(value)
@@ -97,7 +97,9 @@ def output_size(op: str, shape: Sequence[int]) -> None:
     for size in shape:
         elements *= size
     if elements > MAX_ELEMENTS:
-        raise ValueError(f"{op}: the output would have shape {tuple(shape)}, {elements} elements; at most {MAX_ELEMENTS}")
+        raise ValueError(
+            f"{op}: the output would have shape {tuple(shape)}, {elements} elements; at most {MAX_ELEMENTS}"
+        )
 
 
 def out(op: str, value: Tensor | None, like: tuple[str, Tensor], expected: Sequence[int]) -> None:

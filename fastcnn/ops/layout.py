@@ -55,7 +55,9 @@ def may_overlap(out: Tensor, other: Tensor | None) -> bool:
     if out.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
         return False
     a0, b0 = out.storage_offset(), other.storage_offset()
-    a1, b1 = (t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) for t in (out, other))
+    a1, b1 = (
+        t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) for t in (out, other)
+    )
     if a1 < b0 or b1 < a0:
         return False
     if out.dtype == other.dtype and out.dim() == other.dim() == 4:

@@ -11,13 +11,15 @@ from fastcnn import native
 from fastcnn.dispatch import Candidate, Runner
 from fastcnn.ops import layout
 
-DTYPES = tuple(native.DTYPES.values())
+DTYPES: tuple[str, ...] = tuple(native.DTYPES.values())
 
 
 def reason_against(problem: Any) -> str | None:
     """Why the native CPU kernels cannot take a problem at all; None if they may."""
     if native.extension is None:
         return native.unavailable
+    if not hasattr(native.extension, "cpu") or not hasattr(native.extension.cpu, "add_relu"):
+        return "the native kernels are not built yet"
     if problem.device.type != "cpu":
         return f"the input is on {problem.device}"
     if problem.dtype not in native.DTYPES:
@@ -27,11 +29,7 @@ def reason_against(problem: Any) -> str | None:
     return None
 
 
-def unary_candidates(
-    kernel: str,
-    native_problem: Callable[[Any], Any],
-    also_against: Callable[[Any], str | None] = lambda problem: None,
-) -> tuple[Candidate, ...]:
+def unary_candidates(kernel: str, native_problem: Callable[[Any], Any]) -> tuple[Candidate, ...]:
     """The candidate for `_C.cpu.<kernel>(problem, x, y, threads)`, an operator with one activation in."""
 
     def prepare(problem: Any) -> Runner:
@@ -46,4 +44,4 @@ def unary_candidates(
 
         return run
 
-    return (Candidate("cpu", kernel, lambda p: reason_against(p) or also_against(p), prepare, dtypes=DTYPES),)
+    return (Candidate("cpu", kernel, reason_against, prepare, dtypes=DTYPES),)

@@ -23,7 +23,13 @@ def native_problem(problem: AddReluProblem) -> Any:
     if problem.flat:
         size = problem.numel
         return native.struct(
-            "AddReluProblem", dtype=problem.dtype, pixels=1, C=size, a_stride=size, b_stride=size, y_stride=size
+            "AddReluProblem",
+            dtype=problem.dtype,
+            pixels=1,
+            C=size,
+            a_stride=size,
+            b_stride=size,
+            y_stride=size,
         )
     N, C, H, W = problem.output_shape
     return native.struct(

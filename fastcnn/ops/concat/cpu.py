@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def _prepare(problem: ConcatProblem) -> Runner:
     ]
     offsets = [start * size for start in accumulate(problem.C[:-1], initial=0)]
 
-    def run(*tensors_and_out: Tensor | None) -> Tensor:
+    def run(*tensors_and_out: Any) -> Tensor:
         *tensors, out = tensors_and_out
         y = layout.empty(shape, tensors[0]) if out is None else out
         for struct, offset, tensor in zip(structs, offsets, tensors, strict=True):

@@ -111,7 +111,9 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> Conv2dProblem:
     if K % groups:
         raise ValueError(f"conv2d: weight has {K} output channels, not a multiple of groups={groups}")
     if bias is not None and tuple(bias.shape) != (K,):
-        raise ValueError(f"conv2d: bias has shape {checks.shape(bias)}; weight has {K} output channels: ({K},) is needed")
+        raise ValueError(
+            f"conv2d: bias has shape {checks.shape(bias)}; weight has {K} output channels: ({K},) is needed"
+        )
     sizes = []
     for axis, size, kernel, pad, step, spread in (
         ("height", H, R, padding[0] + padding[1], stride[0], dilation[0]),
@@ -120,15 +122,14 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> Conv2dProblem:
         extent = spread * (kernel - 1) + 1
         if size + pad < extent:
             raise ValueError(
-                f"conv2d: the kernel spans {extent} in {axis}, the padded input only {size + pad} ({size} + {pad} padding)"
+                f"conv2d: the kernel spans {extent} in {axis}, "
+                f"the padded input only {size + pad} ({size} + {pad} padding)"
             )
         sizes.append((size + pad - extent) // step + 1)
     P, Q = sizes
     checks.output_size("conv2d", (N, K, P, Q))
     if residual is not None and tuple(residual.shape) != (N, K, P, Q):
-        raise ValueError(
-            f"conv2d: residual has shape {checks.shape(residual)}; the output has shape {(N, K, P, Q)}"
-        )
+        raise ValueError(f"conv2d: residual has shape {checks.shape(residual)}; the output has shape {(N, K, P, Q)}")
     checks.out("conv2d", out, ("input", input), (N, K, P, Q))
     return Conv2dProblem(
         device=input.device,

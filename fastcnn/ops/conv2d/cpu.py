@@ -61,9 +61,7 @@ def _candidate(algorithm: str) -> Candidate:
             b = None if bias is None else bias.to(torch.float32).contiguous()
             y = layout.empty(shape, input) if out is None else out
             w = packed(weight, pack_key, pack)
-            kernel.run(
-                x.data_ptr(), w.data_ptr(), native.pointer(b), native.pointer(r), y.data_ptr(), threads
-            )
+            kernel.run(x.data_ptr(), w.data_ptr(), native.pointer(b), native.pointer(r), y.data_ptr(), threads)
             return y
 
         return run
@@ -73,6 +71,8 @@ def _candidate(algorithm: str) -> Candidate:
 
 CANDIDATES = (
     tuple(_candidate(name) for name in native.extension.cpu.conv2d_algorithms())
-    if native.extension is not None and hasattr(native.extension, "cpu") and hasattr(native.extension.cpu, "conv2d_algorithms")
+    if native.extension is not None
+    and hasattr(native.extension, "cpu")
+    and hasattr(native.extension.cpu, "conv2d_algorithms")
     else ()
 )

@@ -13,6 +13,4 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str |
     return activations.apply(activation, F.linear(input, weight, bias))
 
 
-CANDIDATES = (
-    reference.candidate("linear", linear, lambda problem: (problem.activation,), channels_last=False),
-)
+CANDIDATES = (reference.candidate("linear", linear, lambda problem: (problem.activation,), channels_last=False),)

@@ -94,7 +94,8 @@ def _window(op: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any)
     for pad, size, d in zip(pads, kernel, spread, strict=True):
         if pad > (d * (size - 1) + 1) // 2:
             raise ValueError(
-                f"{op}: padding is {pads}; at most half of the window is allowed (kernel_size {kernel}, dilation {spread})"
+                f"{op}: padding is {pads}; at most half of the window is allowed "
+                f"(kernel_size {kernel}, dilation {spread})"
             )
     return kernel, steps, pads, spread
 
@@ -132,9 +133,7 @@ def normalise_adaptive(tensors: Sequence[Any], params: Sequence[Any]) -> tuple[A
     if len(size) == 1:
         size = (size[0], size[0])
     return (
-        tuple(
-            input.shape[2 + i] if s is None else checks.integer(op, "output_size", s, 0) for i, s in enumerate(size)
-        ),
+        tuple(input.shape[2 + i] if s is None else checks.integer(op, "output_size", s, 0) for i, s in enumerate(size)),
     )
 
 
@@ -178,7 +177,18 @@ def infer_max(tensors: Sequence[Any], params: tuple[Any, ...]) -> Pool2dProblem:
 
 def infer_avg(tensors: Sequence[Any], params: tuple[Any, ...]) -> Pool2dProblem:
     kernel, stride, padding, ceil_mode, count_include_pad, divisor = params
-    return _infer("avg_pool2d", "average", tensors, kernel, stride, padding, (1, 1), ceil_mode, count_include_pad, divisor)
+    return _infer(
+        "avg_pool2d",
+        "average",
+        tensors,
+        kernel,
+        stride,
+        padding,
+        (1, 1),
+        ceil_mode,
+        count_include_pad,
+        divisor,
+    )
 
 
 def infer_adaptive(tensors: Sequence[Any], params: tuple[Any, ...]) -> AdaptiveAvgPool2dProblem:
@@ -209,7 +219,14 @@ def backward_max(ctx: Any, grad: Tensor, kernel: Any, stride: Any, padding: Any,
 
 
 def backward_avg(
-    ctx: Any, grad: Tensor, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool, divisor: Any
+    ctx: Any,
+    grad: Tensor,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: Any,
 ) -> Any:
     (input,) = ctx.saved_tensors
     window = (list(kernel), list(stride), list(padding), ceil_mode, count_include_pad, divisor)

@@ -17,7 +17,13 @@ def max_pool2d(input: Tensor, kernel_size: Any, stride: Any, padding: Any, dilat
 
 
 def avg_pool2d(
-    input: Tensor, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool, divisor: Any
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: Any,
 ) -> Tensor:
     """The sum of each window over its divisor."""
     return F.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor)

@@ -1,0 +1,93 @@
+"""The command line: python -m fastcnn COMMAND."""
+
+from __future__ import annotations
+
+import json as json_module
+import platform
+import sys
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import fastcnn
+from fastcnn import ledger, native
+from fastcnn.dispatch import OPERATORS
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Hand-written kernels for convolutional networks in PyTorch."
+)
+console = Console()
+
+
+@app.command()
+def info() -> None:
+    """Versions, build facts, CPU instruction set, GPUs, and which kernels can run here."""
+    table = Table(show_header=False, box=None)
+    build = native.extension.build_info() if native.extension is not None else {}
+    gpus = [
+        f"{p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB"
+        for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    ]
+    for name, value in (
+        ("fastcnn", fastcnn.__version__),
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"),
+        ("native extension", native.unavailable or f"built by {build['compiler']}"),
+        ("CPU instruction set", native.extension.cpu.isa() if native.extension is not None else "none"),
+        ("CPU threads", str(torch.get_num_threads())),
+        ("CUDA kernels", build.get("cuda", "none")),
+        ("GPUs", "; ".join(gpus) or "none visible"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    _print_kernels()
+
+
+@app.command()
+def kernels(
+    json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """Every kernel: operator, backend, name, dtypes, architectures, how it was verified."""
+    if json:
+        print(json_module.dumps(list_kernels(), indent=2))
+    else:
+        _print_kernels()
+
+
+def list_kernels() -> list[dict[str, object]]:
+    """Every candidate of every operator, as data."""
+    listed = []
+    for operator in OPERATORS.values():
+        for candidate in operator.candidates:
+            name = f"{operator.name}.{candidate.backend}.{candidate.name}"
+            on_gpu = candidate.backend in ("cuda", "triton")
+            listed.append(
+                {
+                    "op": operator.name,
+                    "backend": candidate.backend,
+                    "name": candidate.name,
+                    "dtypes": list(candidate.dtypes),
+                    "architectures": list(candidate.architectures) or [platform.machine()],
+                    "verified": ledger.status(name) if on_gpu else "by the test suite, on the CPU",
+                }
+            )
+    return listed
+
+
+def _print_kernels() -> None:
+    table = Table("op", "backend", "kernel", "dtypes", "verified", title="Kernels", title_justify="left")
+    for row in list_kernels():
+        table.add_row(row["op"], row["backend"], row["name"], ", ".join(row["dtypes"]), row["verified"])  # type: ignore[call-overload,arg-type]
+    console.print(table)
+
+
+def main() -> None:
+    """The entry point of the `fastcnn` command."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
