@@ -5,6 +5,8 @@
 
 #include "base/problem.h"
 #include "cpu/isa.h"
+#include "ops/conv2d/conv2d_cpu.h"
+#include "ops/linear/linear_cpu.h"
 
 namespace py = pybind11;
 using namespace fastcnn;
@@ -155,12 +157,51 @@ void bind_cpu(py::module_ m) {
   }, "What this processor can run, best first.");
 }
 
+void bind_cpu_conv2d(py::module_& m) {
+  m.def("conv2d_algorithms", &conv2d_algorithms, "All of them, best first.");
+  m.def("conv2d_reason", &conv2d_reason, py::arg("name"), py::arg("problem"), py::arg("threads"),
+        "\"\" if the algorithm takes the problem, else why not.");
+  m.def("set_winograd_tolerance", &set_winograd_tolerance, py::arg("tolerance"),
+        "The largest relative L2 error that a Winograd algorithm may have to be chosen; 0 forbids them.");
+  m.def("winograd_tolerance", &winograd_tolerance);
+  py::class_<Conv2d>(m, "Conv2d")
+      .def(py::init<const Conv2dProblem&, const std::string&>(), py::arg("problem"), py::arg("name"))
+      .def_property_readonly("packed_bytes", &Conv2d::packed_bytes)
+      .def("pack", [](const Conv2d& self, uintptr_t weight, uintptr_t packed) {
+             self.pack(reinterpret_cast<const float*>(weight), reinterpret_cast<void*>(packed));
+           }, py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"))
+      .def("run", [](const Conv2d& self, uintptr_t x, uintptr_t packed, uintptr_t bias, uintptr_t residual,
+                     uintptr_t y, int threads) {
+             self.run(reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(packed),
+                      reinterpret_cast<const float*>(bias), reinterpret_cast<const void*>(residual),
+                      reinterpret_cast<void*>(y), threads);
+           }, py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("packed"), py::arg("bias"),
+           py::arg("residual"), py::arg("y"), py::arg("threads"));
+}
+
+void bind_cpu_linear(py::module_& m) {
+  py::class_<Linear>(m, "Linear")
+      .def(py::init<const LinearProblem&, DType>(), py::arg("problem"), py::arg("weight_dtype") = DType::float32)
+      .def_property_readonly("packed_bytes", &Linear::packed_bytes)
+      .def("pack", [](const Linear& self, uintptr_t weight, uintptr_t packed) {
+             self.pack(reinterpret_cast<const float*>(weight), reinterpret_cast<void*>(packed));
+           }, py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"))
+      .def("run", [](const Linear& self, uintptr_t x, uintptr_t packed, uintptr_t bias, uintptr_t y, int threads) {
+             self.run(reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(packed),
+                      reinterpret_cast<const float*>(bias), reinterpret_cast<void*>(y), threads);
+           }, py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("packed"), py::arg("bias"),
+           py::arg("y"), py::arg("threads"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastcnn";
   bind_problems(m);
-  bind_cpu(m.def_submodule("cpu"));
+  auto cpu = m.def_submodule("cpu");
+  bind_cpu(cpu);
+  bind_cpu_conv2d(cpu);
+  bind_cpu_linear(cpu);
   m.def("build_info", [] {
     return py::dict(py::arg("version") = FASTCNN_VERSION, py::arg("compiler") = FASTCNN_COMPILER,
                     py::arg("cuda") = FASTCNN_CUDA_BUILD);

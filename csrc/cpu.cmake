@@ -3,8 +3,12 @@
 set(FASTCNN_CPU_SOURCES
   cpu/isa.cpp
   cpu/scratch.cpp
-  cpu/thread_pool.cpp)
-set(FASTCNN_ISA_SOURCES)
+  cpu/thread_pool.cpp
+  ops/conv2d/conv2d_cpu.cpp
+  ops/linear/linear_cpu.cpp)
+set(FASTCNN_ISA_SOURCES
+  ops/conv2d/direct_cpu.cpp
+  ops/linear/gemm_cpu.cpp)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(FASTCNN_ISAS baseline avx2 avx512)

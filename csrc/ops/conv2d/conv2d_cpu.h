@@ -1,0 +1,49 @@
+// Convolution on the CPU: several algorithms, one interface.
+//
+//   y[n, p, q, k] = act(bias[k] + residual[n, p, q, k] + sum_{r, s, c} x[n, h, w, c] * weight[k, c, r, s])
+//
+// Conv2dProblem (base/problem.h) has the details. Weights are packed once per problem and algorithm; x,
+// residual and y are in problem.dtype, weights and bias in fp32, sums are fp32.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/problem.h"
+#include "ops/conv2d/kernels_cpu.h"
+
+namespace fastcnn {
+
+// Names of the algorithms, best first; the first whose conv2d_reason is empty is the choice.
+std::vector<std::string> conv2d_algorithms();
+
+// "" if `name` takes the problem on so many threads, else why not: it cannot, or another will be faster.
+std::string conv2d_reason(const std::string& name, const Conv2dProblem& problem, int threads);
+
+// Winograd convolution rounds more than direct summation (winograd_cpu.cpp has the figures). The tolerance is
+// a relative error (L2, against exact arithmetic): an algorithm above it is not chosen. 0 forbids all of
+// them.
+void set_winograd_tolerance(float tolerance);
+float winograd_tolerance();
+
+// One problem and one algorithm; immutable, so several threads may run it at once.
+class Conv2d {
+ public:
+  // Throws std::invalid_argument if the problem makes no sense or the algorithm cannot compute it. The rules
+  // of choice (tolerance, speed) do not bind here: whoever names an algorithm gets it.
+  Conv2d(const Conv2dProblem& problem, const std::string& name);
+
+  int64_t packed_bytes() const { return kernel_->packed_bytes(problem_); }
+  // weight: (K, C / groups, R, S), contiguous.
+  void pack(const float* weight, void* packed) const { kernel_->pack(problem_, weight, packed); }
+  // bias and residual are read only if the problem has them.
+  void run(const void* x, const void* packed, const float* bias, const void* residual, void* y,
+           int threads) const;
+
+ private:
+  Conv2dProblem problem_;
+  const Conv2dKernel* kernel_;
+};
+
+}  // namespace fastcnn

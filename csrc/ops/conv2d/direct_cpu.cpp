@@ -1,0 +1,144 @@
+// Direct convolution as an implicit GEMM: any kernel size, stride, padding, dilation and number of groups.
+//
+// Rows of the GEMM are output pixels (n, p, q), its columns the output channels, its depth the taps (r, s)
+// times the input channels of a group. fp32 input is read in place through one pointer per row and tap.
+// Inputs in 16 bits, and inputs of few channels (where a tap is too short a run), are first gathered, a block
+// of rows at a time, into fp32 rows [taps][C].
+#include "cpu/gemm.h"
+#include "cpu/scratch.h"
+#include "cpu/thread_pool.h"
+#include "ops/conv2d/kernels_cpu.h"
+#include "ops/conv2d/shape_cpu.h"
+
+namespace fastcnn::FASTCNN_ISA {
+namespace {
+
+int64_t packed_bytes(const Conv2dProblem& p) {
+  const Panels panels{p.K / p.groups};
+  return p.groups * panels.packed_floats(p.R * p.S * (p.C / p.groups)) * 4;
+}
+
+// Depth index d = (r * S + s) * C / groups + c.
+void pack(const Conv2dProblem& p, const float* weight, void* packed) {
+  const Panels panels{p.K / p.groups};
+  const int64_t channels = p.C / p.groups, taps = p.R * p.S, depth = taps * channels;
+  for (int64_t g = 0; g < p.groups; ++g) {
+    const float* group = weight + g * panels.columns * depth;
+    pack_panels(
+        panels, depth, static_cast<float*>(packed) + g * panels.packed_floats(depth),
+        [&](int64_t k, int64_t d) { return group[(k * channels + d % channels) * taps + d / channels]; });
+  }
+}
+
+struct Pixel {
+  int64_t n, h, w;  // of the image, and of the window's first tap
+};
+
+Pixel pixel_of(const Conv2dProblem& p, int64_t row) {
+  const int64_t q = row % p.Q, rest = row / p.Q;
+  return {rest / p.P, rest % p.P * p.stride_h - p.pad_h, q * p.stride_w - p.pad_w};
+}
+
+// Calls f(tap, x's element index, or -1 outside the image) for each tap of an output pixel.
+template <class F>
+FASTCNN_INLINE void for_each_tap(const Conv2dProblem& p, const Pixel& pixel, F&& f) {
+  int64_t tap = 0;
+  for (int64_t r = 0; r < p.R; ++r) {
+    const int64_t h = pixel.h + r * p.dilation_h;
+    const bool inside = h >= 0 && h < p.H;
+    const int64_t line = (pixel.n * p.H + h) * p.W;
+    for (int64_t s = 0; s < p.S; ++s, ++tap) {
+      const int64_t w = pixel.w + s * p.dilation_w;
+      f(tap, inside && w >= 0 && w < p.W ? (line + w) * p.x_stride : -1);
+    }
+  }
+}
+
+// Rows begin..end-1 as fp32 [row][taps][C].
+template <class T>
+void gather(const Conv2dProblem& p, const T* x, Range rows, float* out) {
+  for (int64_t row = rows.begin; row < rows.end; ++row)
+    for_each_tap(p, pixel_of(p, row), [&](int64_t, int64_t index) {
+      int64_t c = 0;
+      if (index < 0) {
+        for (; c < p.C; ++c) out[c] = 0;
+      } else {
+        for (; c + kWidth <= p.C; c += kWidth) store(out + c, load(x + index + c));
+        if (c < p.C)
+          store_partial(out + c, load_partial(x + index + c, static_cast<int>(p.C - c)),
+                        static_cast<int>(p.C - c));
+      }
+      out += p.C;
+    });
+}
+
+void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
+  const int64_t rows = p.N * p.P * p.Q, channels = p.C / p.groups, taps = p.R * p.S;
+  const Panels panels{p.K / p.groups};
+  threads = threads_for_conv(p, threads);
+
+  const bool gathered = p.dtype != DType::float32 || (channels < 16 && p.groups == 1 && taps > 1);
+  // Gathered rows lie end to end, so that without groups all taps are one run.
+  const bool merged = gathered && p.groups == 1;
+  const int64_t kernel_taps = merged ? 1 : taps, depth = merged ? taps * p.C : channels;
+
+  // A block's input should stay in L2 while all weights pass by. Where it is read in place, windows overlap.
+  const int64_t row_floats = p.C * (gathered ? taps : min_of(taps, p.stride_h * p.stride_w));
+  const BlockPlan plan = plan_blocks(rows, row_floats * 4, p.groups * panels.count(), threads);
+
+  const float* zeros = nullptr;
+  if (!gathered) {
+    float* row = static_cast<float*>(scratch(Scratch::call, p.C * 4));
+    for (int64_t c = 0; c < p.C; ++c) row[c] = 0;
+    zeros = row;
+  }
+  const Output out{p.dtype, p.activation, at.bias, at.residual, p.residual_stride, at.y, p.y_stride};
+
+  parallel_for(threads, plan.row_blocks * plan.panel_blocks, [&](int64_t task, int) {
+    const Range block = part_of(rows, plan.row_blocks, task / plan.panel_blocks);
+    const Range part = part_of(p.groups * panels.count(), plan.panel_blocks, task % plan.panel_blocks);
+    const int64_t count = block.end - block.begin, groups_of_rows = (count + kRows - 1) / kRows;
+
+    // pointers[row group][tap][row]
+    const int64_t table_bytes = (groups_of_rows * kernel_taps * kRows * 8 + 63) / 64 * 64;
+    char* memory =
+        static_cast<char*>(scratch(Scratch::task, table_bytes + (gathered ? count * taps * p.C * 4 : 0)));
+    const float** pointers = reinterpret_cast<const float**>(memory);
+    float* copies = reinterpret_cast<float*>(memory + table_bytes);
+    if (gathered)
+      with_dtype(p.dtype,
+                 [&](auto type) { gather(p, static_cast<const decltype(type)*>(at.x), block, copies); });
+    for (int64_t g = 0; g < groups_of_rows; ++g) {
+      const Range group = part_of(count, groups_of_rows, g);
+      const float** table = pointers + g * kernel_taps * kRows;
+      for (int64_t i = 0; i < group.end - group.begin; ++i) {
+        const int64_t row = group.begin + i;
+        if (gathered)
+          for (int64_t t = 0; t < kernel_taps; ++t) table[t * kRows + i] = copies + (row * taps + t) * p.C;
+        else
+          for_each_tap(p, pixel_of(p, block.begin + row), [&](int64_t tap, int64_t index) {
+            table[tap * kRows + i] = index < 0 ? zeros : static_cast<const float*>(at.x) + index;
+          });
+      }
+    }
+
+    for (int64_t i = part.begin; i < part.end; ++i) {
+      const int64_t g = i / panels.count(), panel = i % panels.count();
+      const float* weights = static_cast<const float*>(at.packed) +
+                             (g * panels.vecs() + panels.first_vec(panel)) * kWidth * taps * channels;
+      const int64_t column = g * panels.columns + panels.first_column(panel);
+      for (int64_t j = 0; j < groups_of_rows; ++j) {
+        const Range group = part_of(count, groups_of_rows, j);
+        gemm_rows(static_cast<int>(group.end - group.begin), panels.vecs_of(panel), kernel_taps, depth,
+                  pointers + j * kernel_taps * kRows, g * channels, weights, panels.columns_of(panel),
+                  out.at(block.begin + group.begin, column));
+      }
+    }
+  });
+}
+
+}  // namespace
+
+extern const Conv2dKernel direct_conv2d{packed_bytes, pack, run};
+
+}  // namespace fastcnn::FASTCNN_ISA

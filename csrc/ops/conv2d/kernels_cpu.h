@@ -1,0 +1,28 @@
+// The convolution algorithms, as each instruction set implements them. Which one takes which problem is
+// decided in conv2d_cpu.cpp; nothing here checks.
+#pragma once
+
+#include <cstdint>
+
+#include "base/problem.h"
+#include "cpu/isa.h"
+
+namespace fastcnn {
+
+struct Conv2dPointers {
+  const void* x;
+  const void* packed;
+  const float* bias;     // null: none
+  const void* residual;  // null: none
+  void* y;
+};
+
+struct Conv2dKernel {
+  int64_t (*packed_bytes)(const Conv2dProblem& problem);
+  void (*pack)(const Conv2dProblem& problem, const float* weight, void* packed);
+  void (*run)(const Conv2dProblem& problem, const Conv2dPointers& pointers, int threads);
+};
+
+}  // namespace fastcnn
+
+FASTCNN_FOR_EACH_ISA(extern const Conv2dKernel direct_conv2d)

@@ -1,0 +1,37 @@
+// How a convolution's work is cut into tasks.
+#pragma once
+
+#include "cpu/gemm.h"
+
+namespace fastcnn::FASTCNN_ISA {
+
+// Waking a thread costs microseconds; each should have 10 us of work at 100 GFLOP/s.
+FASTCNN_INLINE int threads_for_conv(const Conv2dProblem& p, int threads) {
+  const double flops = 2.0 * p.N * p.P * p.Q * p.K * p.R * p.S * (p.C / p.groups);
+  const double useful = 1 + flops / 1e6;
+  return useful < threads ? static_cast<int>(useful) : threads;
+}
+
+struct BlockPlan {
+  int64_t row_blocks, panel_blocks;
+};
+
+// Cuts `rows` x `panels` into blocks: as many rows as fit a share of L2, and at least as many blocks as
+// threads, splitting panels only where rows are too few, since each block reads its rows again for its own
+// panels.
+FASTCNN_INLINE BlockPlan plan_blocks(int64_t rows, int64_t row_bytes, int64_t panels, int threads) {
+  constexpr int64_t kBlockBytes = 256 << 10, kMaxRows = 16 * kRows;
+  const int64_t fitting =
+      min_of(kMaxRows, max_of<int64_t>(2 * kRows, kBlockBytes / row_bytes / kRows * kRows));
+  int64_t row_blocks = (rows + fitting - 1) / fitting;
+  int64_t panel_blocks = 1;
+  if (row_blocks < 4 * threads) {
+    if (rows >= threads * 8 * kRows)
+      row_blocks = (row_blocks + threads - 1) / threads * threads;
+    else
+      panel_blocks = min_of<int64_t>(panels, 2 * threads);
+  }
+  return {row_blocks, panel_blocks};
+}
+
+}  // namespace fastcnn::FASTCNN_ISA

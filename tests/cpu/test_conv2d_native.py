@@ -1,0 +1,276 @@
+"""Every native CPU convolution algorithm, under every instruction set, against float64."""
+
+import threading
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastcnn import _C
+
+ALGORITHMS = _C.cpu.conv2d_algorithms()
+WINOGRAD = [name for name in ALGORITHMS if name.startswith("winograd")]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SENTINEL = 777.0  # exact in every dtype
+
+ACTIVATIONS = {
+    "none": lambda a: a,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "scaled_tanh": lambda a: 1.7159 * torch.tanh(2 / 3 * a),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    N: int = 2
+    H: int = 9
+    W: int = 11
+    C: int = 20
+    K: int = 21
+    R: int = 3
+    S: int = 3
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    extra: tuple[int, int] = (0, 0)  # further padding below and to the right
+    bias: bool = True
+    residual: bool = False
+    activation: str = "none"
+    sliced: bool = False
+    dtype: torch.dtype = torch.float32
+    threads: int = 2
+
+
+def channels_last(n: int, h: int, w: int, c: int, dtype: torch.dtype, sliced: bool, fill: float) -> Tensor:
+    """(n, h, w, c) view; with `sliced` it is channels 3.. of a wider tensor that is filled with `fill`."""
+    wide = torch.full((n, h, w, c + (8 if sliced else 0)), fill, dtype=dtype)
+    return wide[..., 3 : 3 + c] if sliced else wide
+
+
+class Run:
+    """Inputs and expected output of a case; run(name) computes and checks the memory around the output."""
+
+    def __init__(self, case: Case, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        c = self.case = case
+        dilated = [(k - 1) * d + 1 for k, d in zip((c.R, c.S), c.dilation, strict=True)]
+        self.P, self.Q = (
+            (size + 2 * pad + extra - kernel) // stride + 1
+            for size, pad, extra, kernel, stride in zip(
+                (c.H, c.W), c.padding, c.extra, dilated, c.stride, strict=True
+            )
+        )
+        self.x = channels_last(c.N, c.H, c.W, c.C, c.dtype, c.sliced, float("nan"))
+        self.x.copy_(torch.randn(self.x.shape, generator=generator))
+        scale = (c.C // c.groups * c.R * c.S) ** -0.5
+        self.weight = torch.randn(c.K, c.C // c.groups, c.R, c.S, generator=generator) * scale
+        self.bias = torch.randn(c.K, generator=generator) if c.bias else None
+        self.residual = None
+        if c.residual:
+            self.residual = channels_last(c.N, self.P, self.Q, c.K, c.dtype, c.sliced, float("nan"))
+            self.residual.copy_(torch.randn(self.residual.shape, generator=generator))
+
+    def reference(self, dtype: torch.dtype) -> Tensor:
+        c = self.case
+        x = self.x.permute(0, 3, 1, 2).to(dtype)
+        below, right = c.padding[0] + c.extra[0], c.padding[1] + c.extra[1]
+        x = F.pad(x, (c.padding[1], right, c.padding[0], below))
+        bias = None if self.bias is None else self.bias.to(dtype)
+        y = F.conv2d(x, self.weight.to(dtype), bias, c.stride, 0, c.dilation, c.groups)
+        y = y.permute(0, 2, 3, 1)
+        if self.residual is not None:
+            y = y + self.residual.to(dtype)
+        return ACTIVATIONS[c.activation](y)
+
+    def problem(self) -> object:
+        c, p = self.case, _C.Conv2dProblem()
+        p.dtype = getattr(_C.DType, str(c.dtype).removeprefix("torch."))
+        p.activation = getattr(_C.Activation, c.activation)
+        p.has_bias, p.has_residual = int(c.bias), int(c.residual)
+        p.N, p.H, p.W, p.C, p.K, p.R, p.S, p.P, p.Q = c.N, c.H, c.W, c.C, c.K, c.R, c.S, self.P, self.Q
+        p.stride_h, p.stride_w = c.stride
+        p.pad_h, p.pad_w = c.padding
+        p.dilation_h, p.dilation_w = c.dilation
+        p.groups = c.groups
+        p.x_stride = self.x.stride(2)
+        p.y_stride = c.K + (8 if c.sliced else 0)
+        p.residual_stride = 0 if self.residual is None else self.residual.stride(2)
+        return p
+
+    def run(self, name: str) -> Tensor:
+        c = self.case
+        conv = _C.cpu.Conv2d(self.problem(), name)
+        packed = torch.full((conv.packed_bytes + 64,), 0x7F, dtype=torch.uint8)
+        conv.pack(self.weight.data_ptr(), packed.data_ptr())
+        assert (packed[conv.packed_bytes :] == 0x7F).all(), "packing wrote beyond packed_bytes"
+        wide = torch.full((c.N, self.P, self.Q, c.K + (8 if c.sliced else 0)), SENTINEL, dtype=c.dtype)
+        y = wide[..., 3 : 3 + c.K] if c.sliced else wide
+        address = [0 if t is None else t.data_ptr() for t in (self.bias, self.residual)]
+        conv.run(self.x.data_ptr(), packed.data_ptr(), *address, y.data_ptr(), c.threads)
+        if c.sliced:
+            assert (wide[..., :3] == SENTINEL).all(), "wrote before the channel slice"
+            assert (wide[..., 3 + c.K :] == SENTINEL).all(), "wrote after the channel slice"
+        return y
+
+
+def relative_l2(y: Tensor, exact: Tensor) -> float:
+    return float((y.double() - exact).norm() / exact.norm().clamp_min(1e-30))
+
+
+def check(case: Case, name: str) -> None:
+    run = Run(case)
+    exact = run.reference(torch.float64)
+    y = run.run(name)
+    eps = torch.finfo(case.dtype).eps
+    if name in WINOGRAD:
+        bound = max(WINOGRAD_ERROR[name], eps)
+        assert relative_l2(y, exact) <= bound, (name, case)
+        return
+    scale = float(exact.abs().max()) if exact.numel() else 0.0
+    theirs = float((run.reference(case.dtype).double() - exact).abs().max()) if exact.numel() else 0.0
+    error = float((y.double() - exact).abs().max()) if exact.numel() else 0.0
+    assert error <= 2 * theirs + eps * max(scale, 1.0), (name, case)
+
+
+# Documented in winograd_cpu.cpp.
+WINOGRAD_ERROR: dict[str, float] = {}
+
+CASES = [
+    Case(),
+    Case(activation="relu", residual=True, sliced=True),
+    Case(activation="sigmoid", bias=False, sliced=True),
+    Case(activation="tanh", residual=True, bias=False),
+    Case(activation="scaled_tanh", sliced=True),
+    Case(C=1, K=6, R=5, S=5, padding=(0, 0)),
+    Case(C=3, K=64, R=7, S=7, stride=(2, 2), padding=(3, 3), H=23, W=30, activation="relu"),
+    Case(C=3, K=17, R=11, S=11, stride=(4, 4), padding=(2, 2), H=31, W=37),
+    Case(C=3, K=40, sliced=True),
+    Case(C=16, K=33, R=1, S=1, padding=(0, 0), residual=True, activation="relu", sliced=True),
+    Case(C=70, K=130, R=1, S=1, padding=(0, 0), stride=(2, 2)),
+    Case(C=70, K=65, R=1, S=1, padding=(1, 1), stride=(1, 2)),
+    Case(C=33, K=48, R=3, S=3, stride=(2, 2), activation="relu"),
+    Case(C=17, K=31, R=2, S=5, padding=(0, 2), stride=(1, 3), dilation=(3, 1)),
+    Case(C=24, K=15, dilation=(2, 3), padding=(2, 3), extra=(1, 2)),
+    Case(C=6, K=16, R=5, S=5, padding=(2, 2), H=27, W=26),
+    Case(C=64, K=96, H=13, W=13, N=1, threads=1),
+    Case(C=40, K=72, R=5, S=5, padding=(2, 2), activation="relu", residual=True, sliced=True),
+    Case(C=24, K=36, groups=2),
+    Case(C=24, K=36, groups=12, stride=(2, 1), activation="relu", residual=True, sliced=True),
+    Case(C=37, K=37, groups=37, activation="relu", sliced=True),
+    Case(C=37, K=37, groups=37, stride=(2, 2), residual=True),
+    Case(C=16, K=16, groups=16, R=5, S=5, padding=(2, 2), dilation=(1, 2)),
+    Case(C=10, K=30, groups=10),
+    Case(N=0),
+    Case(N=1, H=1, W=1, C=5, K=3),
+    Case(N=1, H=3, W=2, C=5, K=3, padding=(4, 5)),
+    Case(N=1, H=7, W=7, C=512, K=100, activation="relu"),
+]
+
+
+@pytest.fixture(params=_C.cpu.isas())
+def isa(request: pytest.FixtureRequest):
+    before = _C.cpu.isa()
+    _C.cpu.set_isa(request.param)
+    yield request.param
+    _C.cpu.set_isa(before)
+
+
+def capable(case: Case, name: str) -> bool:
+    try:
+        _C.cpu.Conv2d(Run(replace(case, N=0)).problem(), name)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_against_float64(isa: str, name: str, dtype: torch.dtype) -> None:
+    cases = [replace(case, dtype=dtype) for case in CASES if capable(replace(case, dtype=dtype), name)]
+    if name == "direct":
+        assert len(cases) == len(CASES), "direct takes every problem"
+    else:
+        assert cases or dtype != torch.float32, f"no case tests {name}"
+    for case in cases:
+        check(case, name)
+
+
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in WINOGRAD])
+def test_nan_and_infinity_go_where_they_belong(isa: str, name: str) -> None:
+    for case in (
+        Case(activation="relu"),
+        Case(R=1, S=1, padding=(0, 0)),
+        Case(C=3, R=7, S=7, stride=(2, 2), padding=(3, 3)),
+        Case(C=21, K=21, groups=21),
+    ):
+        if not capable(case, name):
+            continue
+        run = Run(case)
+        run.x[0, 2, 3, 0] = float("nan")
+        run.x[1, 4, 5, 1] = float("inf")
+        exact, y = run.reference(torch.float64), run.run(name).double()
+        assert torch.equal(y.isnan(), exact.isnan()), (name, case)
+        assert torch.equal(y.isinf(), exact.isinf()), (name, case)
+        finite = exact.isfinite()
+        torch.testing.assert_close(y[finite], exact[finite], rtol=1e-4, atol=1e-4)
+
+
+def test_choice_always_exists() -> None:
+    for dtype in DTYPES:
+        for case in CASES:
+            problem = Run(replace(case, dtype=dtype)).problem()
+            reasons = [_C.cpu.conv2d_reason(name, problem, 2) for name in ALGORITHMS]
+            assert "" in reasons, (case, reasons)
+            for name, reason in zip(ALGORITHMS, reasons, strict=True):
+                assert not reason or reason.startswith(f"{name}: "), reason
+
+
+def test_several_threads_at_once() -> None:
+    run = Run(Case(C=32, K=64, H=28, W=28))
+    expected = run.run("direct")
+    results: list[Tensor] = []
+
+    def work() -> None:
+        for _ in range(10):
+            results.append(run.run("direct"))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 40
+    assert all(torch.equal(y, expected) for y in results)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("groups", 3, "groups is 3, must divide C = 20 and K = 21"),
+        ("stride_w", 0, "stride_w is 0, must be at least 1"),
+        ("x_stride", 19, "x_stride is 19, must be at least 20"),
+        ("N", -1, "N is -1, must be at least 0"),
+    ],
+)
+def test_bad_problems_are_refused(field: str, value: int, message: str) -> None:
+    problem = Run(Case()).problem()
+    setattr(problem, field, value)
+    assert message in _C.cpu.conv2d_reason("direct", problem, 1)
+    with pytest.raises(ValueError, match=message):
+        _C.cpu.Conv2d(problem, "direct")
+
+
+def test_unknown_algorithm_and_missing_address_are_refused() -> None:
+    problem = Run(Case()).problem()
+    with pytest.raises(ValueError, match="unknown algorithm 'magic'; known are"):
+        _C.cpu.conv2d_reason("magic", problem, 1)
+    conv = _C.cpu.Conv2d(problem, "direct")
+    with pytest.raises(ValueError, match="the problem has a bias, its address is 0"):
+        conv.run(64, 64, 0, 0, 64, 1)
+    with pytest.raises(ValueError, match="the address of x, packed or y is 0"):
+        conv.run(0, 64, 64, 0, 64, 1)
