@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from fastcnn import functional, nn
+from fastcnn import functional, models, nn
 from fastcnn.dispatch import Explanation, Unsupported, explain, use_backend
 from fastcnn.ops.packing import clear_packed
 
@@ -18,6 +18,7 @@ __all__ = [
     "clear_packed",
     "explain",
     "functional",
+    "models",
     "nn",
     "use_backend",
 ]

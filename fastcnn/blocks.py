@@ -1,6 +1,7 @@
 """The blocks of GoogLeNet and ResNet; users find them in fastcnn.nn."""
 
 import torch
+from torch.overrides import has_torch_function
 
 import fastcnn.functional as F
 from fastcnn import nn
@@ -73,13 +74,16 @@ class Inception(torch.nn.Module):
         self.branch3 = torch.nn.Sequential(
             conv(in_channels, ch5x5red, 1), conv(ch5x5red, ch5x5, 3 if batch_norm else 5)
         )
-        self.branch4 = torch.nn.Sequential(
-            nn.MaxPool2d(3, stride=1, padding=1), conv(in_channels, pool_proj, 1)
-        )
+        self.branch4 = torch.nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), conv(in_channels, pool_proj, 1))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        # Gradients, torch.compile and autocast need new tensors, not writes into a prepared one.
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled():
+        # Gradients, tracing, torch.compile and autocast need new tensors, not writes into a prepared one.
+        if (
+            torch.is_grad_enabled()
+            or has_torch_function((input,))
+            or torch.compiler.is_compiling()
+            or F._autocasts(input)
+        ):
             branches = (self.branch1, self.branch2, self.branch3, self.branch4)
             return F.concat([branch(input) for branch in branches])
         if input.dim() != 4:
@@ -120,9 +124,7 @@ class _ResidualBlock(torch.nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int, shortcut: str) -> None:
         super().__init__()
         if shortcut not in SHORTCUTS:
-            raise ValueError(
-                f"{type(self).__name__}: unknown shortcut {shortcut!r}, expected one of {SHORTCUTS}"
-            )
+            raise ValueError(f"{type(self).__name__}: unknown shortcut {shortcut!r}, expected one of {SHORTCUTS}")
         out_channels = channels * self.expansion
         self.shortcut = shortcut
         self.relu = torch.nn.ReLU(inplace=True)

@@ -88,7 +88,7 @@ def conv2d(
             out=None if out is None else out.unsqueeze(0),
         )  # fmt: skip
         return batched.squeeze(0) if out is None else out
-    if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type):
+    if _autocasts(input):
         input, weight, bias, residual = _autocast(input, weight, bias, residual)
     params = (_key(stride), _key(padding), _key(dilation), groups, activation)
     return ops.conv2d((input, weight, bias, residual), params, out)
@@ -303,7 +303,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
     """
     if has_torch_function((input, weight, bias)):
         return handle_torch_function(linear, (input, weight, bias), input, weight, bias, activation=activation)
-    if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type):
+    if _autocasts(input):
         input, weight, bias, _ = _autocast(input, weight, bias, None)
     return ops.linear((input, weight, bias), (activation,))
 
@@ -346,6 +346,13 @@ def _kernel_is(op: str, weight: Any, size: int) -> None:
     checks.tensor(op, "weight", weight)
     if weight.dim() != 4 or tuple(weight.shape[2:]) != (size, size):
         raise ValueError(f"{op}: weight has shape {checks.shape(weight)}; (K, C, {size}, {size}) is needed")
+
+
+def _autocasts(input: Any) -> bool:
+    """Whether torch.autocast is on for the device of `input`; asked about "meta", PyTorch raises."""
+    if not isinstance(input, Tensor) or input.device.type == "meta":
+        return False
+    return torch.is_autocast_enabled(input.device.type)
 
 
 def _autocast(*tensors: Any) -> tuple[Any, ...]:

@@ -16,8 +16,11 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AddReLU",
     "AvgPool2d",
+    "BasicBlock",
+    "Bottleneck",
     "Concat",
     "Conv2d",
+    "Inception",
     "Linear",
     "LocalResponseNorm",
     "MaxPool2d",
@@ -204,3 +207,7 @@ class Concat(nn.Module):
 
     def forward(self, tensors: Sequence[Tensor]) -> Tensor:
         return functional.concat(tensors)
+
+
+# The blocks are made of the layers above.
+from fastcnn.blocks import BasicBlock, Bottleneck, Inception  # noqa: E402

@@ -293,7 +293,9 @@ class LeNet5(torch.nn.Module):
             raise ValueError(f"lenet5: unknown squashing {squashing!r}, expected one of {SQUASHINGS}")
         if variant != "paper" and (squashing != SQUASHINGS[0] or prototypes is not None):
             raise ValueError(f"lenet5: squashing and prototypes belong to 'paper', variant is {variant!r}")
+        s2: torch.nn.Module
         c3: torch.nn.Module
+        s4: torch.nn.Module
         output: torch.nn.Module
         if variant == "paper":
             act = squashing
@@ -302,7 +304,7 @@ class LeNet5(torch.nn.Module):
             centers = _check_prototypes(prototypes, num_classes)
             if prototypes is None and squashing == "sigmoid":
                 centers = (centers + 1) / 2  # F6 then reaches 0 to 1, not -1 to 1
-            output = nn.RBFOutput(84, centers=centers)
+            output = nn.RBFOutput(centers)
         else:
             act = "relu"
             s2, s4 = nn.MaxPool2d(2), nn.MaxPool2d(2)

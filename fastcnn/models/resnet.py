@@ -43,9 +43,7 @@ class ResNet(torch.nn.Module):
     Keys are torchvision's. `shortcut` is "A", "B" (torchvision's) or "none" (the plain net).
     """
 
-    def __init__(
-        self, block: Block, layers: Sequence[int], num_classes: int = 1000, shortcut: str = "B"
-    ) -> None:
+    def __init__(self, block: Block, layers: Sequence[int], num_classes: int = 1000, shortcut: str = "B") -> None:
         super().__init__()
         check_num_classes("resnet", num_classes)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
@@ -191,57 +189,41 @@ def resnet56_cifar(variant: str = "A", num_classes: int = 10, weights: PathLike 
     return _cifar(56, variant, num_classes, weights)
 
 
-def resnet110_cifar(
-    variant: str = "A", num_classes: int = 10, weights: PathLike | None = None
-) -> CifarResNet:
+def resnet110_cifar(variant: str = "A", num_classes: int = 10, weights: PathLike | None = None) -> CifarResNet:
     """ResNet-110 for CIFAR (1,727,962 parameters with option A)."""
     return _cifar(110, variant, num_classes, weights)
 
 
-def resnet1202_cifar(
-    variant: str = "A", num_classes: int = 10, weights: PathLike | None = None
-) -> CifarResNet:
+def resnet1202_cifar(variant: str = "A", num_classes: int = 10, weights: PathLike | None = None) -> CifarResNet:
     """ResNet-1202 for CIFAR (19,421,274 parameters with option A)."""
     return _cifar(1202, variant, num_classes, weights)
 
 
-def plain20_cifar(
-    variant: str = "none", num_classes: int = 10, weights: PathLike | None = None
-) -> CifarResNet:
+def plain20_cifar(variant: str = "none", num_classes: int = 10, weights: PathLike | None = None) -> CifarResNet:
     """ResNet-20 for CIFAR without its shortcuts."""
     return _plain_cifar(20, variant, num_classes, weights)
 
 
-def plain32_cifar(
-    variant: str = "none", num_classes: int = 10, weights: PathLike | None = None
-) -> CifarResNet:
+def plain32_cifar(variant: str = "none", num_classes: int = 10, weights: PathLike | None = None) -> CifarResNet:
     """ResNet-32 for CIFAR without its shortcuts."""
     return _plain_cifar(32, variant, num_classes, weights)
 
 
-def plain44_cifar(
-    variant: str = "none", num_classes: int = 10, weights: PathLike | None = None
-) -> CifarResNet:
+def plain44_cifar(variant: str = "none", num_classes: int = 10, weights: PathLike | None = None) -> CifarResNet:
     """ResNet-44 for CIFAR without its shortcuts."""
     return _plain_cifar(44, variant, num_classes, weights)
 
 
-def plain56_cifar(
-    variant: str = "none", num_classes: int = 10, weights: PathLike | None = None
-) -> CifarResNet:
+def plain56_cifar(variant: str = "none", num_classes: int = 10, weights: PathLike | None = None) -> CifarResNet:
     """ResNet-56 for CIFAR without its shortcuts."""
     return _plain_cifar(56, variant, num_classes, weights)
 
 
-def plain110_cifar(
-    variant: str = "none", num_classes: int = 10, weights: PathLike | None = None
-) -> CifarResNet:
+def plain110_cifar(variant: str = "none", num_classes: int = 10, weights: PathLike | None = None) -> CifarResNet:
     """ResNet-110 for CIFAR without its shortcuts."""
     return _plain_cifar(110, variant, num_classes, weights)
 
 
-def plain1202_cifar(
-    variant: str = "none", num_classes: int = 10, weights: PathLike | None = None
-) -> CifarResNet:
+def plain1202_cifar(variant: str = "none", num_classes: int = 10, weights: PathLike | None = None) -> CifarResNet:
     """ResNet-1202 for CIFAR without its shortcuts."""
     return _plain_cifar(1202, variant, num_classes, weights)

@@ -33,9 +33,7 @@ def _features(variant: str, batch_norm: bool) -> torch.nn.Sequential:
     for channels, kernels in zip(STAGE_CHANNELS, CONFIGURATIONS[variant], strict=True):
         for kernel in kernels:
             activation = None if batch_norm else "relu"
-            layers[str(number)] = nn.Conv2d(
-                in_channels, channels, kernel, padding=kernel // 2, activation=activation
-            )
+            layers[str(number)] = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, activation=activation)
             if batch_norm:
                 layers[str(number + 1)] = torch.nn.BatchNorm2d(channels)
                 layers[str(number + 2)] = torch.nn.ReLU(inplace=True)
@@ -59,7 +57,7 @@ class VGG(torch.nn.Module):
     def __init__(self, variant: str = "D", num_classes: int = 1000, batch_norm: bool = False) -> None:
         super().__init__()
         self.variant = check_variant("vgg", variant, tuple(CONFIGURATIONS))
-        check_num_classes("vgg", num_classes)
+        self.num_classes = check_num_classes("vgg", num_classes)
         self.features = _features(variant, batch_norm)
         self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier = torch.nn.Sequential(
@@ -107,10 +105,10 @@ def initialise_from_shallow(deep: VGG, shallow: VGG) -> None:
     """
     if shallow.variant not in ("A", "A-LRN"):
         raise ValueError(f"initialise_from_shallow: shallow is VGG {shallow.variant}, expected A or A-LRN")
-    source, target = shallow.classifier[-1].weight.shape, deep.classifier[-1].weight.shape
-    if source != target:
+    if shallow.num_classes != deep.num_classes:
         raise ValueError(
-            f"initialise_from_shallow: shallow has {source[0]} classes, deep has {target[0]}, expected as many"
+            f"initialise_from_shallow: shallow has {shallow.num_classes} classes, deep has {deep.num_classes}; "
+            "they must have as many"
         )
     convs = dict(deep.named_convs())
     pairs: list[tuple[torch.nn.Module, torch.nn.Module]] = []
@@ -209,9 +207,7 @@ def _resize_shorter_side(input: torch.Tensor, size: int) -> torch.Tensor:
     if shorter == size:
         return input
     target = [round(height * size / shorter), round(width * size / shorter)]
-    return torch.nn.functional.interpolate(
-        input, target, mode="bilinear", align_corners=False, antialias=True
-    )
+    return torch.nn.functional.interpolate(input, target, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _build(
