@@ -5,8 +5,14 @@
 
 #include "base/problem.h"
 #include "cpu/isa.h"
+#include "ops/add_relu/add_relu_cpu.h"
+#include "ops/concat/concat_cpu.h"
 #include "ops/conv2d/conv2d_cpu.h"
 #include "ops/linear/linear_cpu.h"
+#include "ops/lrn/lrn_cpu.h"
+#include "ops/pool/pool_cpu.h"
+#include "ops/rbf/rbf_cpu.h"
+#include "ops/subsample2d/subsample2d_cpu.h"
 
 namespace py = pybind11;
 using namespace fastcnn;
@@ -144,6 +150,12 @@ void bind_problems(py::module_& m) {
       .def_readwrite("y_stride", &RbfProblem::y_stride);
 }
 
+using Address = uintptr_t;
+template <class T = void>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
 void bind_cpu(py::module_ m) {
   m.doc() = "CPU kernels. Addresses are ints, 0 where there is none; every call releases the GIL.";
   isa();  // a wrong FASTCNN_CPU_ISA fails here, at import
@@ -155,6 +167,33 @@ void bind_cpu(py::module_ m) {
       if (isa_available(isa)) names.push_back(isa_name(isa));
     return names;
   }, "What this processor can run, best first.");
+
+  using Release = py::call_guard<py::gil_scoped_release>;
+  m.def("copy_slice", [](const CopySliceProblem& problem, Address x, Address y, int threads) {
+    FASTCNN_SELECT(copy_slice)(problem, at(x), at(y), threads);
+  }, Release());
+  m.def("add_relu", [](const AddReluProblem& problem, Address a, Address b, Address y, int threads) {
+    FASTCNN_SELECT(add_relu)(problem, at(a), at(b), at(y), threads);
+  }, Release());
+  m.def("pool2d", [](const Pool2dProblem& problem, Address x, Address y, int threads) {
+    FASTCNN_SELECT(pool2d)(problem, at(x), at(y), threads);
+  }, Release());
+  m.def("adaptive_avg_pool2d", [](const AdaptiveAvgPool2dProblem& problem, Address x, Address y, int threads) {
+    FASTCNN_SELECT(adaptive_avg_pool2d)(problem, at(x), at(y), threads);
+  }, Release());
+  m.def("lrn", [](const LrnProblem& problem, Address x, Address y, int threads) {
+    FASTCNN_SELECT(lrn)(problem, at(x), at(y), threads);
+  }, Release());
+  m.def("lrn_max_pool2d", [](const LrnProblem& lrn, const Pool2dProblem& pool, Address x, Address y, int threads) {
+    FASTCNN_SELECT(lrn_max_pool2d)(lrn, pool, at(x), at(y), threads);
+  }, Release());
+  m.def("subsample2d", [](const Subsample2dProblem& problem, Address x, Address coefficient, Address bias, Address y,
+                          int threads) {
+    FASTCNN_SELECT(subsample2d)(problem, at(x), at<float>(coefficient), at<float>(bias), at(y), threads);
+  }, Release());
+  m.def("rbf", [](const RbfProblem& problem, Address x, Address centers, Address y, int threads) {
+    FASTCNN_SELECT(rbf)(problem, at(x), at<float>(centers), at(y), threads);
+  }, Release());
 }
 
 void bind_cpu_conv2d(py::module_& m) {

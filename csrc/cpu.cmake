@@ -1,14 +1,21 @@
 # CPU kernels. FASTCNN_CPU_SOURCES are compiled once, for any processor. FASTCNN_ISA_SOURCES are compiled once
 # per instruction set, each time into its own namespace (see cpu/isa.h), and chosen at run time.
 set(FASTCNN_CPU_SOURCES
+  cpu/caches.cpp
   cpu/isa.cpp
   cpu/scratch.cpp
   cpu/thread_pool.cpp
   ops/conv2d/conv2d_cpu.cpp
   ops/linear/linear_cpu.cpp)
 set(FASTCNN_ISA_SOURCES
+  ops/add_relu/add_relu_cpu.cpp
+  ops/concat/concat_cpu.cpp
   ops/conv2d/direct_cpu.cpp
-  ops/linear/gemm_cpu.cpp)
+  ops/linear/gemm_cpu.cpp
+  ops/lrn/lrn_cpu.cpp
+  ops/pool/pool_cpu.cpp
+  ops/rbf/rbf_cpu.cpp
+  ops/subsample2d/subsample2d_cpu.cpp)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(FASTCNN_ISAS baseline avx2 avx512)

@@ -102,10 +102,23 @@ FASTCNN_INLINE Vec sqrt(Vec a) {
 #endif
 }
 
-FASTCNN_INLINE float sum(Vec a) {
-  float total = 0;
-  for (int i = 0; i < kWidth; ++i) total += a[i];
-  return total;
+// The sums of the lanes of four vectors.
+FASTCNN_INLINE void sum4(Vec a, Vec b, Vec c, Vec d, float (&out)[4]) {
+  // Within each group of four lanes: interleave, add, interleave, add; then every group holds the four sums.
+  IntVec low, high, first, second;
+  for (int i = 0; i < kWidth; i += 4) {
+    low[i] = i, low[i + 1] = i + kWidth, low[i + 2] = i + 1, low[i + 3] = i + 1 + kWidth;
+    high[i] = i + 2, high[i + 1] = i + 2 + kWidth, high[i + 2] = i + 3, high[i + 3] = i + 3 + kWidth;
+    first[i] = i, first[i + 1] = i + 1, first[i + 2] = i + kWidth, first[i + 3] = i + 1 + kWidth;
+    second[i] = i + 2, second[i + 1] = i + 3, second[i + 2] = i + 2 + kWidth, second[i + 3] = i + 3 + kWidth;
+  }
+  const Vec ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+  const Vec cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
+  const Vec abcd = __builtin_shuffle(ab, cd, first) + __builtin_shuffle(ab, cd, second);
+  for (int m = 0; m < 4; ++m) {
+    out[m] = abcd[m];
+    for (int i = 4; i < kWidth; i += 4) out[m] += abcd[i + m];
+  }
 }
 
 // ---- 16-bit formats ------------------------------------------------------------------------------------------
@@ -218,6 +231,19 @@ FASTCNN_INLINE void stream(float* p, Vec a) {
   _mm_stream_ps(p, (__m128)a);
 #else
   store(p, a);
+#endif
+}
+template <class T>  // Float16 or BFloat16
+FASTCNN_INLINE void stream(T* p, Vec a) {
+  const HalfVec half = shorten(a, T{});
+#if FASTCNN_SIMD_BYTES == 64
+  _mm256_stream_si256((__m256i*)p, (__m256i)half);
+#elif FASTCNN_SIMD_BYTES == 32
+  _mm_stream_si128((__m128i*)p, (__m128i)half);
+#elif defined(__x86_64__)
+  _mm_stream_si64((long long*)p, (long long)half);
+#else
+  *(UnalignedHalfVec*)p = half;
 #endif
 }
 FASTCNN_INLINE void stream_end() {

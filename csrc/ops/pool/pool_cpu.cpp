@@ -1,0 +1,156 @@
+#include "ops/pool/pool_cpu.h"
+
+#include "cpu/rows.h"
+#include "ops/pool/pool_window.h"
+
+namespace fastcnn::FASTCNN_ISA {
+namespace {
+
+// Reduces the taps of one window for U vectors of channels. row(r) is the first tap of the window's row r.
+template <int U, PoolMode kMode, class T>
+FASTCNN_INLINE void reduce(const T* x, int64_t rows, int64_t row_step, int64_t columns, int64_t column_step, Vec (&acc)[U]) {
+  for (int u = 0; u < U; ++u) acc[u] = broadcast(kMode == PoolMode::max ? -__builtin_inff() : 0.0f);
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* tap = x + r * row_step;
+    for (int64_t s = 0; s < columns; ++s, tap += column_step) {
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) {
+        const Vec value = load(tap + u * kWidth);
+        acc[u] = kMode == PoolMode::max ? max_or_nan(value, acc[u]) : acc[u] + value;
+      }
+    }
+  }
+}
+
+template <PoolMode kMode, class T>
+FASTCNN_INLINE void reduce_partial(const T* x, int64_t rows, int64_t row_step, int64_t columns, int64_t column_step,
+                                   int count, Vec& acc) {
+  acc = broadcast(kMode == PoolMode::max ? -__builtin_inff() : 0.0f);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t s = 0; s < columns; ++s) {
+      const Vec value = load_partial(x + r * row_step + s * column_step, count);
+      acc = kMode == PoolMode::max ? max_or_nan(value, acc) : acc + value;
+    }
+}
+
+template <PoolMode kMode, class T>
+void pool_row(const Pool2dProblem& problem, const T* image, T* y, int64_t p, bool streaming) {
+  const int64_t h0 = p * problem.stride_h - problem.pad_h;
+  const Taps r = taps_inside(h0, problem.kernel_h, problem.dilation_h, problem.H);
+  const int64_t rows = max_of<int64_t>(0, r.end - r.begin);
+  const int64_t row_step = problem.dilation_h * problem.W * problem.x_stride;
+  const int64_t column_step = problem.dilation_w * problem.x_stride;
+  const T* first_row = image + (h0 + r.begin * problem.dilation_h) * problem.W * problem.x_stride;
+  const int64_t padded_rows = min_of(h0 + problem.kernel_h, problem.H + problem.pad_h) - h0;
+  for (int64_t q = 0; q < problem.Q; ++q, y += problem.y_stride) {
+    const int64_t w0 = q * problem.stride_w - problem.pad_w;
+    const Taps s = taps_inside(w0, problem.kernel_w, problem.dilation_w, problem.W);
+    const int64_t columns = max_of<int64_t>(0, s.end - s.begin);
+    const T* x = first_row + (w0 + s.begin * problem.dilation_w) * problem.x_stride;
+    int64_t divisor = problem.divisor_override;
+    if (divisor == 0 && problem.count_include_pad)
+      divisor = padded_rows * (min_of(w0 + problem.kernel_w, problem.W + problem.pad_w) - w0);
+    else if (divisor == 0)
+      divisor = rows * columns;
+    const Vec scale = broadcast((float)divisor);
+    auto finish = [&](Vec acc) { return kMode == PoolMode::max ? acc : acc / scale; };
+
+    int64_t c = 0;
+    for (; c + 4 * kWidth <= problem.C; c += 4 * kWidth) {
+      Vec acc[4];
+      reduce<4, kMode>(x + c, rows, row_step, columns, column_step, acc);
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) {
+        if (streaming)
+          stream(y + c + u * kWidth, finish(acc[u]));
+        else
+          store(y + c + u * kWidth, finish(acc[u]));
+      }
+    }
+    for (; c + kWidth <= problem.C; c += kWidth) {
+      Vec acc[1];
+      reduce<1, kMode>(x + c, rows, row_step, columns, column_step, acc);
+      store(y + c, finish(acc[0]));
+    }
+    if (c < problem.C) {
+      Vec acc;
+      const int count = (int)(problem.C - c);
+      reduce_partial<kMode>(x + c, rows, row_step, columns, column_step, count, acc);
+      store_partial(y + c, finish(acc), count);
+    }
+  }
+}
+
+template <class T>
+void adaptive_window(const AdaptiveAvgPool2dProblem& problem, const T* image, T* y, int64_t p, int64_t q, int64_t c0,
+                     int64_t c1) {
+  const int64_t h0 = p * problem.H / problem.P, h1 = ((p + 1) * problem.H + problem.P - 1) / problem.P;
+  const int64_t w0 = q * problem.W / problem.Q, w1 = ((q + 1) * problem.W + problem.Q - 1) / problem.Q;
+  const Vec scale = broadcast((float)((h1 - h0) * (w1 - w0)));
+  const T* x = image + (h0 * problem.W + w0) * problem.x_stride;
+  const int64_t row_step = problem.W * problem.x_stride;
+  // Row sums first, then their sum: the rounding error grows with H + W rather than with H * W.
+  int64_t c = c0;
+  for (; c + 4 * kWidth <= c1; c += 4 * kWidth) {
+    Vec total[4] = {zero(), zero(), zero(), zero()};
+    for (int64_t h = 0; h < h1 - h0; ++h) {
+      Vec row[4];
+      reduce<4, PoolMode::average>(x + c + h * row_step, 1, 0, w1 - w0, problem.x_stride, row);
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) total[u] += row[u];
+    }
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) store(y + c + u * kWidth, total[u] / scale);
+  }
+  for (; c < c1; c += kWidth) {
+    const int count = (int)min_of<int64_t>(kWidth, c1 - c);
+    Vec total = zero();
+    for (int64_t h = 0; h < h1 - h0; ++h) {
+      Vec row = zero();
+      for (int64_t w = 0; w < w1 - w0; ++w) row += load_lanes(x + c + h * row_step + w * problem.x_stride, count);
+      total += row;
+    }
+    store_partial(y + c, total / scale, count);
+  }
+}
+
+}  // namespace
+
+void pool2d(const Pool2dProblem& problem, const void* x, void* y, int threads) {
+  with_dtype(problem.dtype, [&](auto type) {
+    using T = decltype(type);
+    const int64_t input = problem.N * problem.H * problem.W * problem.C * sizeof(T);
+    const bool streaming = prepare_output(y, problem.N * problem.P * problem.Q * problem.y_stride * sizeof(T)) &&
+                           (uintptr_t)y % FASTCNN_SIMD_BYTES == 0 &&
+                           problem.y_stride * sizeof(T) % FASTCNN_SIMD_BYTES == 0;
+    parallel_for(threads_for_bytes(threads, 2 * input), problem.N * problem.P, [&](int64_t task, int) {
+      const int64_t n = task / problem.P, p = task % problem.P;
+      const T* image = (const T*)x + n * problem.H * problem.W * problem.x_stride;
+      T* row = (T*)y + task * problem.Q * problem.y_stride;
+      if (problem.mode == PoolMode::max)
+        pool_row<PoolMode::max>(problem, image, row, p, streaming);
+      else
+        pool_row<PoolMode::average>(problem, image, row, p, streaming);
+      if (streaming) stream_end();
+    });
+  });
+}
+
+void adaptive_avg_pool2d(const AdaptiveAvgPool2dProblem& problem, const void* x, void* y, int threads) {
+  with_dtype(problem.dtype, [&](auto type) {
+    using T = decltype(type);
+    threads = threads_for_bytes(threads, problem.N * problem.H * problem.W * problem.C * sizeof(T));
+    // Global pooling of one image has one window: its channels are shared out instead.
+    const int64_t windows = problem.N * problem.P * problem.Q;
+    const int64_t slices = windows >= 4 * threads ? 1 : max_of<int64_t>(1, problem.C / (4 * kWidth));
+    parallel_for(threads, windows * slices, [&](int64_t task, int) {
+      const int64_t window = task / slices, slice = task % slices;
+      const int64_t n = window / (problem.P * problem.Q), pq = window % (problem.P * problem.Q);
+      const int64_t c0 = slice * 4 * kWidth, c1 = slice == slices - 1 ? problem.C : c0 + 4 * kWidth;
+      adaptive_window(problem, (const T*)x + n * problem.H * problem.W * problem.x_stride,
+                      (T*)y + window * problem.y_stride, pq / problem.Q, pq % problem.Q, c0, c1);
+    });
+  });
+}
+
+}  // namespace fastcnn::FASTCNN_ISA

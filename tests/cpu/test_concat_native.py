@@ -1,0 +1,38 @@
+import pytest
+import torch
+from native import Slice, pixel_stride, problem, sliced
+
+from fastcnn import _C
+
+
+def run(x: torch.Tensor, y: torch.Tensor, threads: int) -> None:
+    p = problem(
+        "CopySlice",
+        element_size=x.element_size(),
+        pixels=x.shape[0],
+        C=x.shape[1],
+        x_stride=pixel_stride(x),
+        y_stride=pixel_stride(y),
+    )
+    _C.cpu.copy_slice(p, x.data_ptr(), y.data_ptr(), threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("pixels", "C"), [(0, 8), (1, 1), (37, 3), (300, 64), (1000, 33)])
+@pytest.mark.parametrize(("extra", "slice_input"), [(0, False), (7, True), (16, False)])
+def test_copies_bits(
+    isa: str, dtype: torch.dtype, pixels: int, C: int, extra: int, slice_input: bool
+) -> None:
+    x = torch.randn(pixels, C).to(dtype)
+    out = Slice((pixels, C), dtype, extra)
+    run(sliced(x) if slice_input else x, out.data, 3)
+    assert torch.equal(out.data, x)
+    out.assert_neighbours_untouched()
+
+
+def test_beyond_the_caches(isa: str) -> None:
+    x = torch.randn(60_000, 160)
+    out = Slice((60_000, 160), torch.float32, extra=97, offset=33)  # slices at odd addresses, streamed
+    run(x, out.data, 2)
+    assert torch.equal(out.data, x)
+    out.assert_neighbours_untouched()
