@@ -158,7 +158,6 @@ T* at(Address address) {
 
 void bind_cpu(py::module_ m) {
   m.doc() = "CPU kernels. Addresses are ints, 0 where there is none; every call releases the GIL.";
-  isa();  // a wrong FASTCNN_CPU_ISA fails here, at import
   m.def("isa", [] { return isa_name(isa()); });
   m.def("set_isa", &set_isa, "For tests: \"avx512\", \"avx2\" or \"baseline\"; packed weights must be packed again.");
   m.def("isas", [] {
@@ -236,6 +235,7 @@ void bind_cpu_linear(py::module_& m) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastcnn";
+  isa();  // a wrong FASTCNN_CPU_ISA fails here, before any type is registered, so that a second import says the same
   bind_problems(m);
   auto cpu = m.def_submodule("cpu");
   bind_cpu(cpu);

@@ -20,9 +20,7 @@ def run(x: torch.Tensor, y: torch.Tensor, threads: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("pixels", "C"), [(0, 8), (1, 1), (37, 3), (300, 64), (1000, 33)])
 @pytest.mark.parametrize(("extra", "slice_input"), [(0, False), (7, True), (16, False)])
-def test_copies_bits(
-    isa: str, dtype: torch.dtype, pixels: int, C: int, extra: int, slice_input: bool
-) -> None:
+def test_copies_bits(isa: str, dtype: torch.dtype, pixels: int, C: int, extra: int, slice_input: bool) -> None:
     x = torch.randn(pixels, C).to(dtype)
     out = Slice((pixels, C), dtype, extra)
     run(sliced(x) if slice_input else x, out.data, 3)

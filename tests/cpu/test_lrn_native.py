@@ -43,9 +43,7 @@ def test_matches_pytorch(isa, dtype, shape, size, alpha, beta, k) -> None:
     out = Slice(shape, dtype)
     p = lrn_problem(x, pixel_stride(out.data), size, alpha, beta, k)
     _C.cpu.lrn(p, x.data_ptr(), out.data.data_ptr(), 3)
-    assert_as_accurate(
-        out.data, reference(x, size, alpha, beta, k), reference(x.double(), size, alpha, beta, k)
-    )
+    assert_as_accurate(out.data, reference(x, size, alpha, beta, k), reference(x.double(), size, alpha, beta, k))
     out.assert_neighbours_untouched()
 
 

@@ -108,9 +108,7 @@ def test_max_beyond_the_caches(isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    "shape", [(0, 7, 7, 8), (1, 7, 7, 2048), (2, 13, 11, 100), (5, 3, 2, 1), (1, 40, 60, 65)]
-)
+@pytest.mark.parametrize("shape", [(0, 7, 7, 8), (1, 7, 7, 2048), (2, 13, 11, 100), (5, 3, 2, 1), (1, 40, 60, 65)])
 @pytest.mark.parametrize("size", [(1, 1), (6, 6), (3, 5)])
 def test_adaptive_average(isa, dtype, shape, size) -> None:
     x = sliced(torch.randn(shape).to(dtype))

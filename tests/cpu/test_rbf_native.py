@@ -17,9 +17,7 @@ def run(x: torch.Tensor, centers: torch.Tensor, y: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("N", "D", "M"), [(0, 84, 10), (1, 84, 10), (300, 84, 10), (7, 5, 1), (65, 33, 4), (3, 1, 7)]
-)
+@pytest.mark.parametrize(("N", "D", "M"), [(0, 84, 10), (1, 84, 10), (300, 84, 10), (7, 5, 1), (65, 33, 4), (3, 1, 7)])
 def test_matches_pytorch(isa, dtype, N: int, D: int, M: int) -> None:
     x, centers = torch.randn(N, D).to(dtype), torch.randint(0, 2, (M, D)) * 2.0 - 1
     out = Slice((N, M), dtype)

@@ -18,9 +18,7 @@ def reference(x, coefficient, bias, size: int, activation: str) -> torch.Tensor:
     return ACTIVATIONS[activation](nhwc(sums) * coefficient + bias)
 
 
-def run(
-    x: torch.Tensor, coefficient, bias, size: int, activation: str, y: torch.Tensor, threads: int = 3
-) -> None:
+def run(x: torch.Tensor, coefficient, bias, size: int, activation: str, y: torch.Tensor, threads: int = 3) -> None:
     N, H, W, C = x.shape
     p = problem(
         "Subsample2d",
@@ -54,9 +52,7 @@ def test_batch_of_none(isa: str) -> None:
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "scaled_tanh"])
 def test_activations_on_the_whole_line(isa: str, activation: str) -> None:
-    a = torch.cat(
-        [torch.linspace(-110, 110, 100_001), torch.logspace(-40, 2, 10_001), torch.linspace(-1, 1, 99_999)]
-    )
+    a = torch.cat([torch.linspace(-110, 110, 100_001), torch.logspace(-40, 2, 10_001), torch.linspace(-1, 1, 99_999)])
     a = torch.cat([a, torch.tensor([0.0, 0.625, -0.625, 3e38, -3e38, torch.inf, -torch.inf, torch.nan])])
     x, y = a.reshape(-1, 1, 1, 1), torch.empty(len(a), 1, 1, 1)
     run(x, torch.ones(1), torch.zeros(1), 1, activation, y)
