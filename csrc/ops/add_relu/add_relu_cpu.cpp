@@ -17,7 +17,6 @@ void add_relu(const AddReluProblem& problem, const void* a, const void* b, void*
                    write_run((T*)y + pixel * problem.y_stride + channel, length, streaming, [&](int64_t i, int count) {
                      return max(zero(), load_lanes(pa + i, count) + load_lanes(pb + i, count));
                    });
-                   if (streaming) stream_end();
                  });
   });
 }

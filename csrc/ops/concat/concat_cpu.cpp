@@ -7,15 +7,15 @@ namespace {
 
 constexpr int64_t kBytes = FASTCNN_SIMD_BYTES;
 
-void copy(const char* x, char* y, int64_t bytes, bool streaming) {
+FASTCNN_INLINE void copy(const char* x, char* y, int64_t bytes, bool streaming) {
   if (bytes < kBytes) {
     __builtin_memcpy(y, x, bytes);
     return;
   }
   int64_t i = 0;
   if (streaming) {
-    store((float*)y, load((const float*)x));
-    i = kBytes - (uintptr_t)y % kBytes;
+    if ((uintptr_t)y % kBytes) store((float*)y, load((const float*)x));
+    i = (kBytes - (uintptr_t)y % kBytes) % kBytes;
     for (; i + kBytes <= bytes; i += kBytes) stream((float*)(y + i), load((const float*)(x + i)));
   } else {
     for (; i + kBytes <= bytes; i += kBytes) store((float*)(y + i), load((const float*)(x + i)));
@@ -35,7 +35,6 @@ void copy_slice(const CopySliceProblem& problem, const void* x, void* y, int thr
                [&](int64_t pixel, int64_t channel, int64_t length) {
                  copy((const char*)x + (pixel * problem.x_stride + channel) * size,
                       (char*)y + (pixel * problem.y_stride + channel) * size, length * size, streaming);
-                 if (streaming) stream_end();
                });
 }
 

@@ -123,8 +123,10 @@ void lrn_max_pool2d(const LrnProblem& problem, const Pool2dProblem& pool, const 
       const Range band = part_of(pool.P, bands, task % bands);
       Squares squares = padded(problem, nullptr);
       const int64_t row_floats = W * C;
-      float* const ring =
-          (float*)scratch(Scratch::task, (ring_rows * row_floats + block * squares.stride) * sizeof(float));
+      const float** const window = (const float**)scratch(
+          Scratch::task,
+          pool.kernel_h * sizeof(float*) + (ring_rows * row_floats + block * squares.stride) * sizeof(float));
+      float* const ring = (float*)(window + pool.kernel_h);
       squares.data = ring + ring_rows * row_floats;
       int64_t ready = 0;  // rows [.., ready) have been normalised
       for (int64_t p = band.begin; p < band.end; ++p) {
@@ -137,18 +139,20 @@ void lrn_max_pool2d(const LrnProblem& problem, const Pool2dProblem& pool, const 
           for (int64_t w = 0; w < W; w += block)
             lrn_pixels(problem, squares, row + w * problem.x_stride, to + w * C, C, min_of(block, W - w), false);
         }
+        for (int64_t i = r.begin; i < r.end; ++i)
+          window[i - r.begin] = ring + (h0 + i * pool.dilation_h) % ring_rows * row_floats;
         for (int64_t q = 0; q < pool.Q; ++q) {
           const int64_t w0 = q * pool.stride_w - pool.pad_w;
           const Taps s = taps_inside(w0, pool.kernel_w, pool.dilation_w, W);
-          write_run((T*)y + ((n * pool.P + p) * pool.Q + q) * pool.y_stride, C, false, [&](int64_t c, int count) {
-            Vec best = broadcast(-__builtin_inff());
-            for (int64_t i = r.begin; i < r.end; ++i) {
-              const float* ring_row = ring + (h0 + i * pool.dilation_h) % ring_rows * row_floats + c;
-              for (int64_t j = s.begin; j < s.end; ++j)
-                best = max_or_nan(load_lanes(ring_row + (w0 + j * pool.dilation_w) * C, count), best);
-            }
-            return best;
-          });
+          T* const to = (T*)y + ((n * pool.P + p) * pool.Q + q) * pool.y_stride;
+          auto row = [&](int64_t i) { return window[i] + (w0 + s.begin * pool.dilation_w) * C; };
+          reduce_channels<PoolMode::max>(row, r.end - r.begin, s.end - s.begin, pool.dilation_w * C, C,
+                                         [&](int64_t c, Vec best, int count) {
+                                           if (count == kWidth)
+                                             store(to + c, best);
+                                           else
+                                             store_partial(to + c, best, count);
+                                         });
         }
       }
     });

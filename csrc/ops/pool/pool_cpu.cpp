@@ -6,33 +6,6 @@
 namespace fastcnn::FASTCNN_ISA {
 namespace {
 
-// Reduces the taps of one window for U vectors of channels. row(r) is the first tap of the window's row r.
-template <int U, PoolMode kMode, class T>
-FASTCNN_INLINE void reduce(const T* x, int64_t rows, int64_t row_step, int64_t columns, int64_t column_step, Vec (&acc)[U]) {
-  for (int u = 0; u < U; ++u) acc[u] = broadcast(kMode == PoolMode::max ? -__builtin_inff() : 0.0f);
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* tap = x + r * row_step;
-    for (int64_t s = 0; s < columns; ++s, tap += column_step) {
-#pragma GCC unroll 4
-      for (int u = 0; u < U; ++u) {
-        const Vec value = load(tap + u * kWidth);
-        acc[u] = kMode == PoolMode::max ? max_or_nan(value, acc[u]) : acc[u] + value;
-      }
-    }
-  }
-}
-
-template <PoolMode kMode, class T>
-FASTCNN_INLINE void reduce_partial(const T* x, int64_t rows, int64_t row_step, int64_t columns, int64_t column_step,
-                                   int count, Vec& acc) {
-  acc = broadcast(kMode == PoolMode::max ? -__builtin_inff() : 0.0f);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t s = 0; s < columns; ++s) {
-      const Vec value = load_partial(x + r * row_step + s * column_step, count);
-      acc = kMode == PoolMode::max ? max_or_nan(value, acc) : acc + value;
-    }
-}
-
 template <PoolMode kMode, class T>
 void pool_row(const Pool2dProblem& problem, const T* image, T* y, int64_t p, bool streaming) {
   const int64_t h0 = p * problem.stride_h - problem.pad_h;
@@ -53,31 +26,16 @@ void pool_row(const Pool2dProblem& problem, const T* image, T* y, int64_t p, boo
     else if (divisor == 0)
       divisor = rows * columns;
     const Vec scale = broadcast((float)divisor);
-    auto finish = [&](Vec acc) { return kMode == PoolMode::max ? acc : acc / scale; };
-
-    int64_t c = 0;
-    for (; c + 4 * kWidth <= problem.C; c += 4 * kWidth) {
-      Vec acc[4];
-      reduce<4, kMode>(x + c, rows, row_step, columns, column_step, acc);
-#pragma GCC unroll 4
-      for (int u = 0; u < 4; ++u) {
-        if (streaming)
-          stream(y + c + u * kWidth, finish(acc[u]));
-        else
-          store(y + c + u * kWidth, finish(acc[u]));
-      }
-    }
-    for (; c + kWidth <= problem.C; c += kWidth) {
-      Vec acc[1];
-      reduce<1, kMode>(x + c, rows, row_step, columns, column_step, acc);
-      store(y + c, finish(acc[0]));
-    }
-    if (c < problem.C) {
-      Vec acc;
-      const int count = (int)(problem.C - c);
-      reduce_partial<kMode>(x + c, rows, row_step, columns, column_step, count, acc);
-      store_partial(y + c, finish(acc), count);
-    }
+    auto row = [&](int64_t r) { return x + r * row_step; };
+    reduce_channels<kMode>(row, rows, columns, column_step, problem.C, [&](int64_t c, Vec acc, int count) {
+      if (kMode == PoolMode::average) acc = acc / scale;
+      if (count < kWidth)
+        store_partial(y + c, acc, count);
+      else if (streaming)
+        stream(y + c, acc);
+      else
+        store(y + c, acc);
+    });
   }
 }
 
@@ -95,7 +53,7 @@ void adaptive_window(const AdaptiveAvgPool2dProblem& problem, const T* image, T*
     Vec total[4] = {zero(), zero(), zero(), zero()};
     for (int64_t h = 0; h < h1 - h0; ++h) {
       Vec row[4];
-      reduce<4, PoolMode::average>(x + c + h * row_step, 1, 0, w1 - w0, problem.x_stride, row);
+      reduce<PoolMode::average>([&](int64_t) { return x + h * row_step; }, c, 1, w1 - w0, problem.x_stride, row);
 #pragma GCC unroll 4
       for (int u = 0; u < 4; ++u) total[u] += row[u];
     }
