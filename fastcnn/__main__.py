@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import platform
-import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -57,9 +56,9 @@ def kernels(
         _print_kernels()
 
 
-def list_kernels() -> list[dict[str, object]]:
+def list_kernels() -> list[dict[str, Any]]:
     """Every candidate of every operator, as data."""
-    listed = []
+    listed: list[dict[str, Any]] = []
     for operator in OPERATORS.values():
         for candidate in operator.candidates:
             name = f"{operator.name}.{candidate.backend}.{candidate.name}"
@@ -80,7 +79,7 @@ def list_kernels() -> list[dict[str, object]]:
 def _print_kernels() -> None:
     table = Table("op", "backend", "kernel", "dtypes", "verified", title="Kernels", title_justify="left")
     for row in list_kernels():
-        table.add_row(row["op"], row["backend"], row["name"], ", ".join(row["dtypes"]), row["verified"])  # type: ignore[call-overload,arg-type]
+        table.add_row(row["op"], row["backend"], row["name"], ", ".join(row["dtypes"]), row["verified"])
     console.print(table)
 
 
@@ -90,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

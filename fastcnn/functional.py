@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from fastcnn import ops
+from fastcnn.dispatch import call_definition
 from fastcnn.ops import checks
 
 __all__ = [
@@ -180,7 +181,7 @@ def max_pool2d(
         # The kernels keep no indices, but the arguments are refused alike.
         meta = input.detach().to("meta") if isinstance(input, Tensor) else input
         max_pool2d(meta, *args)
-        return F.max_pool2d(input, *args, return_indices=True)  # type: ignore[call-overload]
+        return call_definition("max_pool2d", F.max_pool2d, [input], (*args, True))
     return _pool(ops.max_pool2d, "max_pool2d", input, tuple(map(_key, args)))
 
 

@@ -84,7 +84,11 @@ def backward(ctx: Any, grad: Tensor, size: int, alpha: float, beta: float, k: fl
     # y = x s^-beta with s = k + alpha/size sum x^2, so
     # dx = g s^-beta - 2 alpha beta / size * x * (sum over the mirrored window of g x s^(-beta - 1)).
     (x,) = ctx.saved_tensors
+    dtype = x.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        x, grad = x.float(), grad.float()
     before, after = size // 2, (size - 1) // 2
     s = k + alpha / size * window_sum(x * x, before, after)
     power = s.pow(-beta)
-    return (grad * power - (2 * alpha * beta / size) * x * window_sum(grad * x * power / s, after, before),)
+    dx = grad * power - (2 * alpha * beta / size) * x * window_sum(grad * x * power / s, after, before)
+    return (dx.to(dtype),)
