@@ -61,9 +61,7 @@ class Run:
         dilated = [(k - 1) * d + 1 for k, d in zip((c.R, c.S), c.dilation, strict=True)]
         self.P, self.Q = (
             (size + 2 * pad + extra - kernel) // stride + 1
-            for size, pad, extra, kernel, stride in zip(
-                (c.H, c.W), c.padding, c.extra, dilated, c.stride, strict=True
-            )
+            for size, pad, extra, kernel, stride in zip((c.H, c.W), c.padding, c.extra, dilated, c.stride, strict=True)
         )
         self.x = channels_last(c.N, c.H, c.W, c.C, c.dtype, c.sliced, float("nan"))
         self.x.copy_(torch.randn(self.x.shape, generator=generator))

@@ -44,8 +44,8 @@ def _candidate(algorithm: str) -> Candidate:
     def prepare(problem: Conv2dProblem) -> Runner:
         kernel = native.library().cpu.Conv2d(native_problem(problem), algorithm)
         shape, threads = problem.output_shape, problem.threads
-        # The packed form depends on the algorithm and its blocking, never on the batch or image size alone.
-        pack_key = kernel.pack_key
+        # What the packed form depends on, beside the weight's own shape: batch and image sizes share it.
+        pack_key = (algorithm, native.library().cpu.isa(), problem.groups)
 
         def pack(weight: Tensor) -> Tensor:
             source = weight.to(torch.float32).contiguous()
@@ -69,10 +69,6 @@ def _candidate(algorithm: str) -> Candidate:
     return Candidate("cpu", algorithm, supports, prepare, dtypes=tuple(native.DTYPES.values()))
 
 
-CANDIDATES = (
-    tuple(_candidate(name) for name in native.extension.cpu.conv2d_algorithms())
-    if native.extension is not None
-    and hasattr(native.extension, "cpu")
-    and hasattr(native.extension.cpu, "conv2d_algorithms")
-    else ()
+CANDIDATES = tuple(
+    _candidate(name) for name in (native.extension.cpu.conv2d_algorithms() if native.extension is not None else ())
 )

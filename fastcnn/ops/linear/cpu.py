@@ -38,6 +38,8 @@ def native_problem(problem: LinearProblem) -> Any:
 def _prepare(problem: LinearProblem) -> Runner:
     kernel, threads = native.library().cpu.Linear(native_problem(problem)), problem.threads
 
+    pack_key = ("linear", native.library().cpu.isa())
+
     def pack(weight: Tensor) -> Tensor:
         source = weight.to(torch.float32).contiguous()
         target = torch.empty(kernel.packed_bytes, dtype=torch.uint8)
@@ -48,7 +50,7 @@ def _prepare(problem: LinearProblem) -> Runner:
         x = input.contiguous()
         b = None if bias is None else bias.to(torch.float32).contiguous()
         y = problem.empty_output(input)
-        w = packed(weight, kernel.pack_key, pack)
+        w = packed(weight, pack_key, pack)
         kernel.run(x.data_ptr(), w.data_ptr(), native.pointer(b), y.data_ptr(), threads)
         return y
 
