@@ -1,4 +1,4 @@
-"""What every Triton kernel shares: the optional import, device helpers, and the cached launch.
+"""What every Triton kernel shares: device helpers and the cached launch. Imports triton.
 
 A kernel's op builds `Launch` objects from a problem, without tensors and without a GPU. A `Launch` knows
 everything that a compiler needs, so the same object is compiled offline for any architecture (triton_compile),
@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
+from triton import jit
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:
-    triton = None
-    tl = None
+from fastcnn.ops.triton_backend import INTERPRETING
 
-INTERPRETING = triton is not None and os.environ.get("TRITON_INTERPRET", "0") == "1"
-
+# Triton's names of the dtypes a kernel may point to.
 TRITON_TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
@@ -36,21 +32,6 @@ TRITON_TYPES = {
 }
 
 
-def jit(function: Callable) -> Any:
-    """triton.jit, or the plain function where Triton is not installed, so that kernel modules always import."""
-    return function if triton is None else triton.jit(function)
-
-
-def unavailable(device: torch.device | str) -> str | None:
-    """Why no Triton kernel can run on `device`, or None."""
-    kind = torch.device(device).type
-    if triton is None:
-        return "triton is not installed"
-    if INTERPRETING:
-        return None if kind == "cpu" else f"input is on {kind}; TRITON_INTERPRET=1 runs kernels on the cpu"
-    return None if kind == "cuda" else f"input is on {kind}"
-
-
 def next_power_of_2(n: int) -> int:
     return 1 if n <= 1 else 1 << (n - 1).bit_length()
 
@@ -61,7 +42,7 @@ def ceil_div(a: int, b: int) -> int:
 
 # The interpreter multiplies the bit patterns of bfloat16 operands as integers (triton-lang/triton#11584), so
 # kernels widen them there. Products of bfloat16 are exact in float32: the result is what the GPU computes.
-_INTERPRETED = None if tl is None else tl.constexpr(INTERPRETING)
+_INTERPRETED = tl.constexpr(INTERPRETING)
 
 
 @jit
@@ -97,7 +78,7 @@ def tanh(a):
 
 @jit
 def activate(a, ACTIVATION: tl.constexpr):
-    """none | relu | sigmoid | tanh | scaled_tanh, on float32."""
+    """None | relu | sigmoid | tanh | scaled_tanh, on float32."""
     if ACTIVATION == "relu":
         a = relu(a)
     elif ACTIVATION == "sigmoid":
@@ -159,7 +140,14 @@ def target_of(device: torch.device | str) -> Target:
     properties = torch.cuda.get_device_properties(device)
     arch = properties.major * 10 + properties.minor
     nearest = max((a for a in TARGETS if a <= arch), default=80)
-    return dataclasses.replace(TARGETS[nearest], name=properties.name, arch=arch, sms=properties.multi_processor_count)
+    return dataclasses.replace(
+        TARGETS[nearest],
+        name=properties.name,
+        arch=arch,
+        sms=properties.multi_processor_count,
+        shared_per_sm=properties.shared_memory_per_multiprocessor,
+        shared_per_block=properties.shared_memory_per_block_optin,
+    )
 
 
 class Launch:
@@ -226,13 +214,14 @@ class Launch:
 
     def __call__(self, *tensors: torch.Tensor) -> None:
         if INTERPRETING:
-            args = [
-                t.bind(x) if isinstance(t, Descriptor) else x for t, x in zip(self.tensors, tensors, strict=True)
-            ]
+            args = [t.bind(x) if isinstance(t, Descriptor) else x for t, x in zip(self.tensors, tensors, strict=True)]
             if math.prod(self.grid):
                 self.kernel[self.grid](*args, *self._tail)
             return
         device = tensors[0].device.index
+        if device != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                return self(*tensors)
         bits = 0
         for tensor in tensors:
             bits |= tensor.data_ptr()

@@ -6,14 +6,12 @@ tensor-core instructions and the width of the memory accesses are all read from 
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import json
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 

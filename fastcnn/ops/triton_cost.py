@@ -139,12 +139,12 @@ def estimate(target: Target, gemm: Gemm, config: Config) -> Estimate:
     blocks = ceil_div(gemm.M, config.block_m) * ceil_div(gemm.K, config.block_n) * gemm.groups * config.splits
     steps = ceil_div(gemm.steps(config), config.splits)
     resident = min(blocks_per_sm(target, config), max(1, ceil_div(blocks, target.sms)))
-    element = gemm.dtype.itemsize
+    tile_bytes = config.block_m * config.block_n * gemm.dtype.itemsize
     peak = peak_flops(target, gemm.dtype, gemm.precision) / target.sms
     times = {
         "compute": 2 * config.block_m * config.block_n * config.block_k(gemm.dtype) * steps / peak,
         "shared memory": _shared_bytes_read(target, config, gemm.dtype) * steps / SHARED_BYTES_PER_SECOND,
-        "L2": ((config.block_m + config.block_n) * config.block_k_bytes * steps + config.block_m * config.block_n * element)
+        "L2": ((config.block_m + config.block_n) * config.block_k_bytes * steps + tile_bytes)
         / (target.l2_bytes / target.sms),
     }  # fmt: skip
     slowest = max(times, key=times.__getitem__)

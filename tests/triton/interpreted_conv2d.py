@@ -5,19 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from parity import DTYPES, Slice, check, problem
+from parity import DTYPES, Slice, check
 
-from fastcnn.ops.conv2d.triton import Conv2d, candidates, descriptor_reason, gemm_of, wide_taps
+import fastcnn
+from fastcnn import ops
+from fastcnn.ops import activations
+from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, descriptor_reason, gemm_of, wide_taps
 from fastcnn.ops.triton_common import TARGETS
 from fastcnn.ops.triton_cost import Config
 
-ACTIVATIONS = {
-    "none": lambda a: a,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "scaled_tanh": lambda a: 1.7159 * torch.tanh(a * (2 / 3)),
-}
 POINTER = Config(32, 16, 64, 4, 2)
 NESTED = Config(32, 32, 64, 8, 2)
 SPLIT = Config(16, 16, 64, 4, 2, splits=3)
@@ -27,6 +23,7 @@ PERSISTENT = Config(16, 32, 64, 4, 2, descriptor=True, persistent=True)
 
 def run(dtype, config, n, h, w, c, k, kernel, stride=1, pad=0, dilation=1, groups=1, *, bias=True,
         residual=False, activation="relu", x_slice=(0, 0), y_slice=(0, 0), allow_tf32=False):  # fmt: skip
+    """Runs one convolution in one configuration, checks it and returns its problem."""
     r, s = kernel
     x = Slice(n, h, w, c, dtype, before=x_slice[0], after=x_slice[1], seed=1)
     generator = torch.Generator().manual_seed(2)
@@ -35,29 +32,23 @@ def run(dtype, config, n, h, w, c, k, kernel, stride=1, pad=0, dilation=1, group
     p_out = (h + 2 * pad - dilation * (r - 1) - 1) // stride + 1
     q_out = (w + 2 * pad - dilation * (s - 1) - 1) // stride + 1
     y = Slice(n, p_out, q_out, k, dtype, before=y_slice[0], after=y_slice[1], seed=3)
-    extra = Slice(n, p_out, q_out, k, dtype, after=8, seed=4) if residual else None
-    p = problem(
-        dtype=dtype, activation=activation, has_bias=int(bias), has_residual=int(residual),
-        N=n, H=h, W=w, C=c, K=k, R=r, S=s, P=p_out, Q=q_out, stride_h=stride, stride_w=stride,
-        pad_h=pad, pad_w=pad, dilation_h=dilation, dilation_w=dilation, groups=groups,
-        x_stride=x.stride, y_stride=y.stride, residual_stride=extra.stride if residual else k,
-    )  # fmt: skip
+    extra = Slice(n, p_out, q_out, k, dtype, after=8, seed=4).nchw if residual else None
+    tensors = (x.nchw, weight, b, extra)
+    params = ops.conv2d.normalise(tensors, (stride, pad, dilation, groups, activation))
+    problem = ops.conv2d.infer((*tensors, y.nchw), params)
     if config is not None and config.descriptor:
-        assert descriptor_reason(p, config) is None
-    conv = Conv2d(p, TARGETS[90], allow_tf32=allow_tf32, config=config)
-    bias32 = b.float() if bias else None
-    conv(x.nhwc, conv.pack(weight), bias32, extra.nhwc if residual else None, y.nhwc)
+        assert descriptor_reason(problem, config) is None
+    conv = Conv2d(problem, TARGETS[90], allow_tf32=allow_tf32, config=config)
+    conv(x.nchw, conv.pack(weight), None if b is None else b.float(), extra, y.nchw)
 
     def reference(x, weight, *rest):
-        rest = list(rest)
-        out = F.conv2d(x, weight, rest.pop(0) if bias else None, stride, pad, dilation, groups)
-        return ACTIVATIONS[activation](out + rest.pop(0) if residual else out)
+        out = F.conv2d(x, weight, rest[0] if bias else None, stride, pad, dilation, groups)
+        return activations.apply(activation, out + rest[-1] if residual else out)
 
-    inputs = [x.nchw, weight, *([b] if bias else []), *([extra.nchw] if residual else [])]
     if n:
-        check(y.nchw, reference, *inputs, floor_scale=8 if dtype == torch.float32 else 1)
+        check(y.nchw, reference, *[t for t in tensors if t is not None], floor_scale=8)
     y.assert_neighbours_kept()
-    return p
+    return problem
 
 
 CASES = {
@@ -97,7 +88,7 @@ def test_descriptors(case, config, dtype):
 
 
 @pytest.mark.parametrize("config", [POINTER, SPLIT, BOXES], ids=["pointer", "split", "boxes"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "tanh", "scaled_tanh"])
 @pytest.mark.parametrize("bias", [False, True])
 def test_epilogue(activation, bias, config):
     run(torch.float32, config, *CASES["3x3"], activation=activation, bias=bias, residual=not bias)
@@ -119,12 +110,9 @@ def test_special_values(config):
     x.nhwc[0, 5, 5, 0] = float("inf")
     weight = torch.randn(8, 16, 3, 3)
     y = Slice(1, 6, 6, 8, torch.float32)
-    p = problem(
-        dtype=torch.float32, activation="relu", has_bias=0, has_residual=0, N=1, H=6, W=6, C=16, K=8, R=3, S=3,
-        P=6, Q=6, stride_h=1, stride_w=1, pad_h=1, pad_w=1, dilation_h=1, dilation_w=1, groups=1,
-        x_stride=x.stride, y_stride=8, residual_stride=8,
-    )  # fmt: skip
-    conv = Conv2d(p, TARGETS[90], config=config)
+    tensors = (x.nchw, weight, None, None)
+    problem = ops.conv2d.infer((*tensors, y.nchw), ops.conv2d.normalise(tensors, (1, 1, 1, 1, "relu")))
+    conv = Conv2d(problem, TARGETS[90], config=config)
     conv(x.nhwc, conv.pack(weight), None, None, y.nhwc)
     check(y.nchw, lambda x, w: torch.relu(F.conv2d(x, w, padding=1)), x.nchw, weight, floor_scale=8)
 
@@ -149,5 +137,25 @@ def test_wide_taps_serve_the_stems():
     """The filter rows of the stems are taken whole; a sliced input has gaps in its rows and is not."""
     p = run(torch.float32, POINTER, *POINTER_ONLY["stem 7x7"])
     assert wide_taps(p)
-    p.x_stride = 8
-    assert not wide_taps(p)
+    assert not wide_taps(p._replace(x_stride=8))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "d", "m"), [(0, 20, 8), (1, 300, 33), (7, 64, 10)])
+def test_linear(n, d, m, dtype):
+    x, weight, bias = torch.randn(n, d).to(dtype), (torch.randn(m, d) / d**0.5).to(dtype), torch.randn(m).to(dtype)
+    with fastcnn.use_backend("triton"):
+        y = fastcnn.functional.linear(x, weight, bias, activation="relu")
+    assert y.shape == (n, m)
+    if n:
+        check(y, lambda x, w, b: torch.relu(F.linear(x, w, b)), x, weight, bias, floor_scale=8)
+
+
+def test_changed_weight_and_precision_are_seen():
+    """A packed weight is remade when the weight changes; each TF32 setting has its kernel."""
+    x, weight = torch.randn(1, 16, 5, 5), torch.randn(8, 16, 3, 3)
+    with fastcnn.use_backend("triton"):
+        first = fastcnn.functional.conv2d(x, weight)
+        weight.mul_(2)
+        second = fastcnn.functional.conv2d(x, weight)
+    assert torch.allclose(second, 2 * first)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 POISON = 12345.0
-
-
-def problem(**fields) -> SimpleNamespace:
-    return SimpleNamespace(**fields)
 
 
 class Slice:
@@ -25,7 +19,10 @@ class Slice:
             values = torch.randn(n, h, w, c, generator=generator)
         self.nhwc = self.wide[..., before : before + c]
         self.nhwc.copy_(values)
-        self.stride = before + c + after
+
+    @property
+    def stride(self) -> int:
+        return self.wide.shape[-1]
 
     @property
     def nchw(self) -> torch.Tensor:

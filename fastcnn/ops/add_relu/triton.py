@@ -1,40 +1,32 @@
-"""y = max(a + b, 0), NaN kept. One pass over memory: 16-byte loads of both inputs, one store."""
+"""add_relu in Triton."""
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
-from fastcnn.ops import triton_common as common
-from fastcnn.ops.triton_common import jit, relu, tl
-
-
-@jit
-def add_relu_kernel(
-    a_ptr, b_ptr, y_ptr, pixels, C, a_stride, b_stride, y_stride,
-    INT64: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask = (row < pixels)[:, None] & (c < C)[None, :]
-    if INT64:
-        row = row.to(tl.int64)
-    a = tl.load(a_ptr + row[:, None] * a_stride + c[None, :], mask=mask).to(tl.float32)
-    b = tl.load(b_ptr + row[:, None] * b_stride + c[None, :], mask=mask).to(tl.float32)
-    tl.store(y_ptr + row[:, None] * y_stride + c[None, :], relu(a + b).to(y_ptr.dtype.element_ty), mask=mask)
+from fastcnn.dispatch import Runner
+from fastcnn.ops import layout, triton_backend
+from fastcnn.ops.add_relu.contract import AddReluProblem
 
 
-def add_relu(problem: Any) -> common.Launch:
-    """Called with (a, b, y)."""
-    p = problem
-    tile = common.RowTile.of(p.C)
-    return common.Launch(
-        add_relu_kernel,
-        [p.dtype] * 3,
-        {"pixels": p.pixels, "C": p.C, "a_stride": p.a_stride, "b_stride": p.b_stride, "y_stride": p.y_stride},
-        {
-            "INT64": common.needs_int64(p.pixels * max(p.a_stride, p.b_stride, p.y_stride)),
-            "BLOCK_P": tile.pixels,
-            "BLOCK_C": tile.channels,
-        },
-        tile.grid(p.pixels, p.C),
-    )
+def _supports(problem: AddReluProblem) -> str | None:
+    if not problem.flat and len(problem.output_shape) != 4:
+        return "the inputs are laid out differently and are not 4-D"
+    return None
+
+
+def _prepare(problem: AddReluProblem) -> Runner:
+    from fastcnn.ops.add_relu import triton_kernels
+
+    launch = triton_kernels.add_relu(problem)
+
+    def run(input: Tensor, other: Tensor, out: Tensor | None) -> Tensor:
+        a, b = (input, other) if problem.flat else (layout.channels_last(input), layout.channels_last(other))
+        y = problem.empty_output(input) if out is None else out
+        launch(a, b, y)
+        return y
+
+    return run
+
+
+CANDIDATES = (triton_backend.candidate("add_relu", "add_relu", _prepare, _supports),)

@@ -1,44 +1,56 @@
-"""y[pixel, c] = x[pixel, c]: one input of a concatenation, copied into its channel slice."""
+"""concat in Triton: each input is copied into its channel slice."""
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fastcnn.ops import triton_common as common
-from fastcnn.ops.triton_common import jit, tl
-
-# A copy needs no arithmetic: elements travel as integers of their size, so every dtype has the same kernels.
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@jit
-def copy_slice_kernel(
-    x_ptr, y_ptr, pixels, C, x_stride, y_stride,
-    INT64: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask = (row < pixels)[:, None] & (c < C)[None, :]
-    if INT64:
-        row = row.to(tl.int64)
-    x = tl.load(x_ptr + row[:, None] * x_stride + c[None, :], mask=mask)
-    tl.store(y_ptr + row[:, None] * y_stride + c[None, :], x, mask=mask)
+from fastcnn.dispatch import Candidate, Runner
+from fastcnn.ops import layout, triton_backend
+from fastcnn.ops.concat.contract import ConcatProblem
 
 
-def copy_slice(problem: Any) -> common.Launch:
-    """Called with (x, y), both viewed as integers of element_size."""
-    p = problem
-    tile = common.RowTile.of(p.C)
-    return common.Launch(
-        copy_slice_kernel,
-        [INTEGERS[p.element_size]] * 2,
-        {"pixels": p.pixels, "C": p.C, "x_stride": p.x_stride, "y_stride": p.y_stride},
-        {
-            "INT64": common.needs_int64(p.pixels * max(p.x_stride, p.y_stride)),
-            "BLOCK_P": tile.pixels,
-            "BLOCK_C": tile.channels,
-        },
-        tile.grid(p.pixels, p.C),
-    )
+def _supports(problem: ConcatProblem) -> str | None:
+    if problem.dtype.itemsize not in (1, 2, 4, 8):
+        return f"an element of {problem.dtype} has {problem.dtype.itemsize} bytes; 1, 2, 4 or 8 can be copied"
+    return triton_backend.reason_against("concat.triton.copy_slice", problem, dtypes=(problem.dtype,))
+
+
+def _prepare(problem: ConcatProblem) -> Runner:
+    from fastcnn.ops.concat import triton_kernels
+
+    launches = [
+        triton_kernels.copy_slice(problem, C, x_stride) for C, x_stride in zip(problem.C, problem.x_stride, strict=True)
+    ]
+    starts = list(accumulate(problem.C[:-1], initial=0))
+    integer = triton_kernels.INTEGERS[problem.dtype.itemsize]
+
+    def run(*tensors_and_out: Any) -> Tensor:
+        *tensors, out = tensors_and_out
+        y = layout.empty(problem.output_shape, tensors[0]) if out is None else out
+        elements = _integers(y, integer)
+        for launch, start, C, tensor in zip(launches, starts, problem.C, tensors, strict=True):
+            launch(_integers(layout.channels_last(tensor), integer), elements.narrow(1, start, C))
+        return y
+
+    return run
+
+
+def _integers(tensor: Tensor, integer: torch.dtype) -> Tensor:
+    """The tensor's bits. A view of a view's dtype is refused where conjugation or negation is pending."""
+    return tensor.resolve_conj().resolve_neg().view(integer)
+
+
+CANDIDATES = (
+    Candidate(
+        "triton",
+        "copy_slice",
+        _supports,
+        _prepare,
+        dtypes=("every dtype of PyTorch",),
+        architectures=triton_backend.ARCHITECTURES,
+    ),
+)

@@ -1,321 +1,37 @@
-"""Builds Triton launches for conv2d: packing, configuration, kernels with their numbers bound."""
+"""conv2d in Triton: implicit GEMM, its tile chosen by a static cost model or by tuning."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import torch
+from torch import Tensor
 
-from fastcnn.ops import triton_common as common
-from fastcnn.ops import triton_cost as cost
-from fastcnn.ops.conv2d import triton_kernels as kernels
-from fastcnn.ops.triton_common import Descriptor, Launch, RowTile, Target, ceil_div
-from fastcnn.ops.triton_cost import Config, Gemm
-
-
-def precision(dtype: torch.dtype, allow_tf32: bool) -> str:
-    """tf32 where the user allows it; else three TF32 products, which keep float32's accuracy."""
-    return "tf32" if dtype != torch.float32 or allow_tf32 else "tf32x3"
+from fastcnn.dispatch import Runner
+from fastcnn.ops import layout, triton_backend
+from fastcnn.ops.conv2d.contract import Conv2dProblem
+from fastcnn.ops.packing import packed
 
 
-def wide_taps(p: Any) -> bool:
-    """True if a filter row (s, c) should be one run of channels: few input channels, pixels back to back.
+def _prepare(problem: Conv2dProblem) -> Runner:
+    from fastcnn.ops.conv2d.triton_launch import Conv2d
+    from fastcnn.ops.triton_common import target_of
 
-    The stem's 3 channels would fill 3 of a block's 16 inner elements; its rows of 7 x 3 = 21 fill 32.
-    """
-    return p.groups == 1 and p.C < 16 and p.S > 1 and p.dilation_w == 1 and p.x_stride == p.C
+    # The user may change the precision between calls, so each has its kernel.
+    kernels: dict[bool, Conv2d] = {}
+    target, shape = target_of(problem.device), problem.output_shape
 
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None) -> Tensor:
+        tf32 = triton_backend.tf32_allowed("conv")
+        kernel = kernels.get(tf32)
+        if kernel is None:
+            kernel = kernels[tf32] = Conv2d(problem, target, allow_tf32=tf32)
+        x = layout.channels_last(input)
+        r = None if residual is None else layout.channels_last(residual)
+        b = None if bias is None else bias.to(torch.float32).contiguous()
+        y = layout.empty(shape, input) if out is None else out
+        kernel(x, packed(weight, kernel.pack_key, kernel.pack), b, r, y)
+        return y
 
-def pack_weight(weight: torch.Tensor, dtype: torch.dtype, wide: bool = False) -> torch.Tensor:
-    """(K, C/groups, R, S) -> rows (K, R, S, c), or (K, R, s and c) if `wide`, padded to 16 bytes a tap."""
-    k, c, r, s = weight.shape
-    taps = weight.detach().to(dtype).permute(0, 2, 3, 1)
-    taps = taps.reshape(k, r, s * c) if wide else taps.reshape(k, r * s, c)
-    return torch.nn.functional.pad(taps, (0, tap_stride(taps.shape[2], dtype) - taps.shape[2])).contiguous()
-
-
-def tap_stride(channels: int, dtype: torch.dtype) -> int:
-    """Elements from one tap to the next in packed weights."""
-    line = 16 // dtype.itemsize
-    return ceil_div(channels, line) * line
-
-
-def gemm_of(p: Any, allow_tf32: bool) -> Gemm:
-    wide = wide_taps(p)
-    element = p.dtype.itemsize
-    outputs = p.N * p.P * p.Q * p.K
-    return Gemm(
-        dtype=p.dtype,
-        M=p.N * p.P * p.Q,
-        K=p.K // p.groups,
-        C=p.S * p.C if wide else p.C // p.groups,
-        taps=p.R if wide else p.R * p.S,
-        groups=p.groups,
-        precision=precision(p.dtype, allow_tf32),
-        dram_bytes=element
-        * (p.N * p.H * p.W * p.C + p.K * p.R * p.S * p.C // p.groups + outputs * (2 if p.has_residual else 1)),
-    )
+    return run
 
 
-def descriptor_reason(p: Any, config: Config) -> str | None:
-    """Why the image cannot be read in boxes, or None."""
-    line = 16 // p.dtype.itemsize
-    if p.groups != 1:
-        return "groups"
-    if p.stride_h != p.stride_w or p.stride_h not in (1, 2):
-        return "stride other than 1 or 2"
-    if p.x_stride % line or p.C % line:
-        return f"channels or pixel stride not a multiple of {line}"
-    if p.stride_h == 2 and (p.H % 2 or p.W % 2):
-        return "stride 2 of an odd image"
-    if p.stride_h == 2 and p.C % config.block_k(p.dtype):
-        # A ragged last block would run into the next column's channels.
-        return "stride 2 with channels not a multiple of the block"
-    if min(p.N, p.H, p.W, p.C, p.K) == 0:
-        return "empty tensor"
-    return None
-
-
-def box(p: Any, block_m: int) -> tuple[int, int, int]:
-    """(images, rows, columns) with a product of block_m that cover the output with the fewest boxes."""
-    best, fewest = (1, 1, block_m), None
-    columns = 1
-    while columns <= block_m:
-        rows = 1
-        while rows * columns <= block_m:
-            images = block_m // (rows * columns)
-            count = ceil_div(p.N, images) * ceil_div(p.P, rows) * ceil_div(p.Q, columns)
-            # At most 256 along a side: a TMA box can be no larger. Prefer long rows: fewer, longer requests.
-            if max(rows, columns, images) <= 256 and (fewest is None or (count, -columns) < fewest):
-                best, fewest = (images, rows, columns), (count, -columns)
-            rows *= 2
-        columns *= 2
-    return best
-
-
-def candidates(p: Any, target: Target, gemm: Gemm) -> list[Config]:
-    """Every configuration that can run this problem on this target."""
-    found = []
-    for config in cost.configs("conv2d"):
-        if config.block_k(p.dtype) < 16 or (gemm.precision == "tf32x3" and config.block_m * config.block_n > 8192):
-            continue  # three products keep both halves of the operands in registers: large tiles spill
-        if config.descriptor:
-            if target.arch >= 90 and descriptor_reason(p, config) is None:
-                found.append(config)
-            continue
-        found.append(config)
-        if config.num_warps <= 4:
-            steps = gemm.steps(config)
-            found += [dataclasses.replace(config, splits=s) for s in (2, 4, 8, 16) if steps >= 4 * s]
-    return found
-
-
-def choose(p: Any, target: Target, allow_tf32: bool) -> Config:
-    gemm = gemm_of(p, allow_tf32)
-    known = cost.tuned(target.name).get(problem_key(p))
-    return known or cost.choose(target, gemm, candidates(p, target, gemm))
-
-
-def problem_key(p: Any) -> str:
-    """The problem's name in tuning files."""
-    dtype = str(p.dtype).removeprefix("torch.")
-    return (
-        f"conv2d {dtype} n{p.N} {p.H}x{p.W}x{p.C} k{p.K} {p.R}x{p.S} stride {p.stride_h}x{p.stride_w} "
-        f"pad {p.pad_h}x{p.pad_w} dilation {p.dilation_h}x{p.dilation_w} groups {p.groups}"
-    )
-
-
-class Conv2d:
-    """conv2d with everything but its tensors bound. Called with (x, packed weight, bias, residual, y).
-
-    bias is float32 or None; residual may be None. `launches` are what is compiled.
-    """
-
-    def __init__(self, problem: Any, target: Target, *, allow_tf32: bool = True, config: Config | None = None):
-        p = self.problem = problem
-        self.target = target
-        self.gemm = gemm_of(p, allow_tf32)
-        self.config = config or choose(p, target, allow_tf32)
-        self.wide = wide_taps(p) and not self.config.descriptor
-        if self.config.descriptor:
-            self.launches = [self._descriptor_launch()]
-        else:
-            self.launches = [self._pointer_launch()]
-            if self.config.splits > 1:
-                self.launches.append(self._reduce_launch())
-
-    def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        return pack_weight(weight, self.problem.dtype, self.wide)
-
-    def estimate(self) -> cost.Estimate:
-        return cost.estimate(self.target, self.gemm, self.config)
-
-    @property
-    def _needs_int64(self) -> bool:
-        p = self.problem
-        outputs = p.N * p.P * p.Q
-        return common.needs_int64(
-            p.N * p.H * p.W * p.x_stride, outputs * p.y_stride, outputs * p.residual_stride, p.K * p.R * p.S * p.C
-        )
-
-    def _pointer_launch(self) -> Launch:
-        p, gemm, config = self.problem, self.gemm, self.config
-        block_k = config.block_k(p.dtype)
-        split = config.splits > 1
-        wide = p.C if self.wide else 1  # a pixel of a wide tap is one element
-        blocks = ceil_div(gemm.M, config.block_m) * ceil_div(gemm.K, config.block_n)
-        return Launch(
-            kernels.conv2d_kernel,
-            [p.dtype, p.dtype, torch.float32, p.dtype, torch.float32 if split else p.dtype],
-            {
-                "M": gemm.M,
-                "H": p.H,
-                "W": p.W * wide,
-                "C": gemm.C,
-                "K": gemm.K,
-                "P": p.P,
-                "Q": p.Q,
-                "x_stride": 1 if self.wide else p.x_stride,
-                "y_stride": p.y_stride,
-                "residual_stride": p.residual_stride,
-                "w_tap_stride": tap_stride(gemm.C, p.dtype),
-                "steps": ceil_div(gemm.steps(config), config.splits),
-            },
-            {
-                "R": p.R,
-                "S": 1 if self.wide else p.S,
-                "STRIDE_H": p.stride_h,
-                "STRIDE_W": p.stride_w * wide,
-                "PAD_H": p.pad_h,
-                "PAD_W": p.pad_w * wide,
-                "DILATION_H": p.dilation_h,
-                "DILATION_W": p.dilation_w,
-                "ACTIVATION": p.activation,
-                "HAS_BIAS": bool(p.has_bias),
-                "HAS_RESIDUAL": bool(p.has_residual),
-                "SPLITS": config.splits,
-                "WIDE_TAPS": self.wide,
-                "BOUNDED": not self._inside,
-                # One flattened loop over taps was miscompiled with 8 warps (pytorch/pytorch#173068).
-                "NESTED": config.num_warps > 4 and gemm.taps > 1,
-                "PRECISION": gemm.precision,
-                "INT64": self._needs_int64,
-                "BLOCK_M": config.block_m,
-                "BLOCK_N": config.block_n,
-                "BLOCK_K": block_k,
-            },
-            (blocks, p.groups, config.splits),
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
-        )
-
-    @property
-    def _inside(self) -> bool:
-        """True if no tap of any output ever lies outside the image, so that only M needs a mask."""
-        p = self.problem
-        down = (p.P - 1) * p.stride_h - p.pad_h + (p.R - 1) * p.dilation_h
-        right = (p.Q - 1) * p.stride_w - p.pad_w + (p.S - 1) * p.dilation_w
-        return p.pad_h <= 0 and p.pad_w <= 0 and down < p.H and right < p.W
-
-    def _reduce_launch(self) -> Launch:
-        p, m = self.problem, self.gemm.M
-        tile = RowTile.of(p.K, elements=512)
-        return Launch(
-            kernels.reduce_splits_kernel,
-            [torch.float32, torch.float32, p.dtype, p.dtype],
-            {"M": m, "K": p.K, "y_stride": p.y_stride, "residual_stride": p.residual_stride},
-            {
-                "SPLITS": self.config.splits,
-                "ACTIVATION": p.activation,
-                "HAS_BIAS": bool(p.has_bias),
-                "HAS_RESIDUAL": bool(p.has_residual),
-                "INT64": self._needs_int64,
-                "BLOCK_P": tile.pixels,
-                "BLOCK_C": tile.channels,
-            },
-            tile.grid(m, p.K),
-        )
-
-    def _descriptor_launch(self) -> Launch:
-        p, config = self.problem, self.config
-        block_k = config.block_k(p.dtype)
-        images, rows, columns = box(p, config.block_m)
-        row = p.W * p.x_stride
-        if p.stride_h == 1:
-            x = Descriptor(
-                p.dtype, (p.N, p.H, p.W, p.C), (p.H * row, row, p.x_stride, 1), (images, rows, columns, block_k)
-            )
-        else:
-            x = Descriptor(
-                p.dtype,
-                (p.N, p.H // 2, 2, p.W // 2, p.x_stride + p.C),
-                (p.H * row, 2 * row, row, 2 * p.x_stride, 1),
-                (images, rows, 1, columns, block_k),
-            )
-        tap = tap_stride(p.C, p.dtype)
-        taps = p.R * p.S
-        w = Descriptor(p.dtype, (p.K, taps, p.C), (taps * tap, tap, 1), (config.block_n, 1, block_k))
-        tiles = (
-            ceil_div(p.N, images) * ceil_div(p.P, rows) * ceil_div(p.Q, columns) * ceil_div(p.K, config.block_n)
-        )
-        grid = min(tiles, self.target.sms * cost.blocks_per_sm(self.target, config)) if config.persistent else tiles
-        return Launch(
-            kernels.conv2d_descriptor_kernel,
-            [x, w, torch.float32, p.dtype, p.dtype],
-            {
-                "N": p.N,
-                "C": p.C,
-                "K": p.K,
-                "P": p.P,
-                "Q": p.Q,
-                "y_stride": p.y_stride,
-                "residual_stride": p.residual_stride,
-                "tiles": tiles,
-            },
-            {
-                "R": p.R,
-                "S": p.S,
-                "STRIDE": p.stride_h,
-                "PAD_H": p.pad_h,
-                "PAD_W": p.pad_w,
-                "DILATION_H": p.dilation_h,
-                "DILATION_W": p.dilation_w,
-                "X_STRIDE": p.x_stride,
-                "ACTIVATION": p.activation,
-                "HAS_BIAS": bool(p.has_bias),
-                "HAS_RESIDUAL": bool(p.has_residual),
-                "PERSISTENT": config.persistent,
-                "PRECISION": self.gemm.precision,
-                "INT64": self._needs_int64,
-                "TILE_N": images,
-                "TILE_P": rows,
-                "TILE_Q": columns,
-                "BLOCK_N": config.block_n,
-                "BLOCK_K": block_k,
-            },
-            (grid,),
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
-        )
-
-    def __call__(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        residual: torch.Tensor | None,
-        y: torch.Tensor,
-    ) -> None:
-        # Absent pointers are never read; the kernel still has the parameter.
-        bias = y if bias is None else bias
-        residual = y if residual is None else residual
-        if self.config.splits == 1:
-            self.launches[0](x, weight, bias, residual, y)
-            return
-        # From the caching allocator on every call: a workspace kept here would race between streams.
-        partial = torch.empty(
-            self.config.splits * self.gemm.M * self.problem.K, dtype=torch.float32, device=x.device
-        )
-        self.launches[0](x, weight, bias, residual, partial)
-        self.launches[1](partial, bias, residual, y)
+CANDIDATES = (triton_backend.candidate("conv2d", "implicit_gemm", _prepare),)

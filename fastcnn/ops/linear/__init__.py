@@ -1,7 +1,7 @@
 """linear: matrix product + bias + activation."""
 
 from fastcnn.dispatch import Operator
-from fastcnn.ops.linear import contract, cpu, reference
+from fastcnn.ops.linear import contract, cpu, reference, triton
 
 linear = Operator(
     "linear",
@@ -11,6 +11,6 @@ linear = Operator(
     definition=reference.linear,
     backward=contract.backward,
     saved=contract.saved,
-    candidates=(*cpu.CANDIDATES, *reference.CANDIDATES),
+    candidates=(*triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=3,
 )

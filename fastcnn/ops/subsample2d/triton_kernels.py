@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from fastcnn.ops import triton_common as common
+from fastcnn.ops.subsample2d.contract import Subsample2dProblem
 from fastcnn.ops.triton_common import activate, jit, tl
 
 
@@ -37,9 +36,8 @@ def subsample2d_kernel(
     tl.store(y_ptr + row[:, None] * y_stride + c[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
-def subsample2d(problem: Any) -> common.Launch:
+def subsample2d(p: Subsample2dProblem) -> common.Launch:
     """Called with (x, coefficient, bias, y); coefficient and bias are float32."""
-    p = problem
     tile = common.RowTile.of(p.C)
     rows = p.N * p.P * p.Q
     return common.Launch(

@@ -1,0 +1,82 @@
+"""What the Triton candidates share. Imports no triton: that waits until a kernel is prepared."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastcnn import ledger
+from fastcnn.dispatch import Candidate, Runner, current_backend
+from fastcnn.ops import layout
+
+DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+
+# Read once, as triton reads it at its import.
+INTERPRETING = os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def reason_against(kernel: str, problem: Any, dtypes: Iterable[Any] = DTYPES) -> str | None:
+    """Why the Triton kernel "<op>.triton.<name>" cannot or should not take the problem; None if it may."""
+    demanded = current_backend() == "triton"
+    if problem.device.type != ("cpu" if INTERPRETING else "cuda"):
+        return f"the input is on {problem.device}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if problem.dtype not in dtypes:
+        return f"{problem.dtype} is not one of {', '.join(DTYPES.values())}"
+    if problem.y_stride is None:
+        return "out is not a channels_last tensor or channel slice, or overlaps an input"
+    if INTERPRETING:
+        return None if demanded else "Triton's interpreter runs only where the backend is demanded"
+    major, minor = torch.cuda.get_device_capability(problem.device)
+    if major < 8:
+        return f"sm_{major}{minor} is older than sm_80"
+    if not demanded:
+        return ledger.reason_against(kernel, DTYPES.get(problem.dtype, "float32"), f"sm_{major}{minor}")
+    return None
+
+
+def tf32_allowed(kind: str) -> bool:
+    """Whether PyTorch may round float32 operands of a "conv" or "matmul" to TF32."""
+    backend = torch.backends.cudnn if kind == "conv" else torch.backends.cuda.matmul
+    settings = getattr(torch.backends.cudnn, "conv", None) if kind == "conv" else backend
+    if hasattr(settings, "fp32_precision"):
+        return settings.fp32_precision == "tf32"
+    return backend.allow_tf32  # before torch 2.9
+
+
+def candidate(
+    op: str,
+    name: str,
+    prepare: Callable[[Any], Runner],
+    supports: Callable[[Any], str | None] = lambda problem: None,
+) -> Candidate:
+    """A Triton candidate; `supports` adds what this kernel needs beyond what all need."""
+    kernel = f"{op}.triton.{name}"
+    return Candidate(
+        "triton",
+        name,
+        lambda problem: reason_against(kernel, problem) or supports(problem),
+        prepare,
+        dtypes=tuple(DTYPES.values()),
+        architectures=ARCHITECTURES,
+    )
+
+
+def unary_runner(launch: Callable[..., None], problem: Any) -> Runner:
+    """The runner of a launch that is called with (x, y), both channels_last."""
+    shape = problem.output_shape
+
+    def run(input: Tensor, out: Tensor | None) -> Tensor:
+        x = layout.channels_last(input)
+        y = layout.empty(shape, input) if out is None else out
+        launch(x, y)
+        return y
+
+    return run
