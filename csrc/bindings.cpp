@@ -14,6 +14,17 @@
 #include "ops/rbf/rbf_cpu.h"
 #include "ops/subsample2d/subsample2d_cpu.h"
 
+#if defined(FASTCNN_WITH_CUDA) || defined(FASTCNN_EMULATED)
+#include "base/status.h"
+#include "cuda/device.h"
+#include "ops/add_relu/add_relu_cuda.h"
+#include "ops/concat/copy_slice_cuda.h"
+#include "ops/lrn/lrn_cuda.h"
+#include "ops/pool/pool_cuda.h"
+#include "ops/rbf/rbf_cuda.h"
+#include "ops/subsample2d/subsample2d_cuda.h"
+#endif
+
 namespace py = pybind11;
 using namespace fastcnn;
 
@@ -156,6 +167,72 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
+#if defined(FASTCNN_WITH_CUDA) || defined(FASTCNN_EMULATED)
+
+// Throws what a launch reported: ValueError, NotImplementedError, MemoryError or RuntimeError.
+void check(const Status& status) {
+  switch (status.code) {
+    case StatusCode::ok: return;
+    case StatusCode::invalid_argument: throw py::value_error(status.message);
+    case StatusCode::unsupported: PyErr_SetString(PyExc_NotImplementedError, status.message); break;
+    case StatusCode::out_of_memory: PyErr_SetString(PyExc_MemoryError, status.message); break;
+    case StatusCode::device_error: PyErr_SetString(PyExc_RuntimeError, status.message); break;
+  }
+  throw py::error_already_set();
+}
+
+using Address = uintptr_t;  // as Python passes it: an int, 0 where there is nothing
+void* pointer(Address address) { return reinterpret_cast<void*>(address); }
+
+void bind_cuda(py::module_ m) {
+  m.doc() = "CUDA kernels. Addresses and streams are ints, 0 where there is none; launches do not wait.";
+#ifdef FASTCNN_EMULATED
+  m.attr("architectures") = py::make_tuple("emulated");
+#else
+  m.attr("architectures") = py::str(FASTCNN_CUDA_ARCHS).attr("split")(",");
+#endif
+  m.def("unavailable", [] {
+    int count = 0;
+    const Status status = cuda::device_count(&count);
+    return std::string(!status.ok() ? status.message : count == 0 ? "no CUDA device is visible" : "");
+  }, "Why no GPU can be used, in the CUDA runtime's words; \"\" if one can.");
+  m.def("device", [](int index) {
+    cuda::Device device;
+    check(cuda::query_device(index, &device));
+    return py::dict(py::arg("name") = device.name, py::arg("capability") = py::make_tuple(device.major, device.minor),
+                    py::arg("multiprocessors") = device.multiprocessors,
+                    py::arg("shared_memory_per_block") = device.shared_memory_per_block);
+  }, py::arg("index"));
+
+  m.def("lrn", [](const LrnProblem& p, Address x, Address y, Address stream) {
+    check(cuda::lrn(p, pointer(x), pointer(y), pointer(stream)));
+  }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def("lrn_max_pool", [](const LrnProblem& p, const Pool2dProblem& pool, Address x, Address y, Address stream) {
+    check(cuda::lrn_max_pool(p, pool, pointer(x), pointer(y), pointer(stream)));
+  }, py::arg("lrn"), py::arg("pool"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def("pool2d", [](const Pool2dProblem& p, Address x, Address y, Address stream) {
+    check(cuda::pool2d(p, pointer(x), pointer(y), pointer(stream)));
+  }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def("adaptive_avg_pool2d", [](const AdaptiveAvgPool2dProblem& p, Address x, Address y, Address stream) {
+    check(cuda::adaptive_avg_pool2d(p, pointer(x), pointer(y), pointer(stream)));
+  }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def("subsample2d", [](const Subsample2dProblem& p, Address x, Address coefficient, Address bias, Address y,
+                          Address stream) {
+    check(cuda::subsample2d(p, pointer(x), pointer(coefficient), pointer(bias), pointer(y), pointer(stream)));
+  }, py::arg("problem"), py::arg("x"), py::arg("coefficient"), py::arg("bias"), py::arg("y"), py::arg("stream") = 0);
+  m.def("copy_slice", [](const CopySliceProblem& p, Address x, Address y, Address stream) {
+    check(cuda::copy_slice(p, pointer(x), pointer(y), pointer(stream)));
+  }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def("add_relu", [](const AddReluProblem& p, Address a, Address b, Address y, Address stream) {
+    check(cuda::add_relu(p, pointer(a), pointer(b), pointer(y), pointer(stream)));
+  }, py::arg("problem"), py::arg("a"), py::arg("b"), py::arg("y"), py::arg("stream") = 0);
+  m.def("rbf", [](const RbfProblem& p, Address x, Address centers, Address y, Address stream) {
+    check(cuda::rbf(p, pointer(x), pointer(centers), pointer(y), pointer(stream)));
+  }, py::arg("problem"), py::arg("x"), py::arg("centers"), py::arg("y"), py::arg("stream") = 0);
+}
+
+#endif
+
 void bind_cpu(py::module_ m) {
   m.doc() = "CPU kernels. Addresses are ints, 0 where there is none; every call releases the GIL.";
   m.def("isa", [] { return isa_name(isa()); });
@@ -233,6 +310,10 @@ void bind_cpu_linear(py::module_& m) {
 
 }  // namespace
 
+#ifdef FASTCNN_EMULATED
+// The CUDA kernels on the emulator, for tests. Its problem structs are those of fastcnn._C, imported beforehand.
+PYBIND11_MODULE(_emulated, m) { bind_cuda(m.def_submodule("cuda")); }
+#else
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastcnn";
   isa();  // a wrong FASTCNN_CPU_ISA fails here, before any type is registered, so that a second import says the same
@@ -245,4 +326,8 @@ PYBIND11_MODULE(_C, m) {
     return py::dict(py::arg("version") = FASTCNN_VERSION, py::arg("compiler") = FASTCNN_COMPILER,
                     py::arg("cuda") = FASTCNN_CUDA_BUILD);
   });
+#ifdef FASTCNN_WITH_CUDA
+  bind_cuda(m.def_submodule("cuda"));
+#endif
 }
+#endif

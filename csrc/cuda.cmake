@@ -11,3 +11,54 @@ if(NOT FASTCNN_CUDA STREQUAL "OFF")
     endif()
   endif()
 endif()
+
+if(NOT FASTCNN_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
+  # enable_language() would otherwise pick a default architecture and warn about it.
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  set(CMAKE_CUDA_STANDARD 17)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  enable_language(CUDA)
+
+  # One cubin for each; a cubin also runs on later devices of the same major version. The "a" of 90a admits
+  # Hopper's own instructions.
+  set(FASTCNN_ARCHS ${FASTCNN_CUDA_ARCHS})
+  if(NOT FASTCNN_ARCHS)
+    execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE supported)
+    foreach(arch 80 90 100 120)
+      if(supported MATCHES "compute_${arch}[\r\n]")
+        list(APPEND FASTCNN_ARCHS ${arch})
+      endif()
+    endforeach()
+    list(TRANSFORM FASTCNN_ARCHS REPLACE "^90$" "90a")
+  endif()
+  foreach(arch IN LISTS FASTCNN_ARCHS)
+    if(NOT arch MATCHES "^[0-9]+[af]?$")
+      message(FATAL_ERROR "FASTCNN_CUDA_ARCHS: ${arch} is not an architecture; e.g. \"80;90a\"")
+    endif()
+  endforeach()
+  list(TRANSFORM FASTCNN_ARCHS APPEND -real OUTPUT_VARIABLE real_archs)
+
+  set(FASTCNN_CUDA_SOURCES
+    cuda/device.cu
+    ops/add_relu/add_relu_cuda.cu
+    ops/concat/copy_slice_cuda.cu
+    ops/lrn/lrn_cuda.cu
+    ops/pool/pool_cuda.cu
+    ops/rbf/rbf_cuda.cu
+    ops/subsample2d/subsample2d_cuda.cu)
+
+  set(cuda_flags $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra -Xptxas=-warn-spills>)
+  add_library(fastcnn_cuda OBJECT ${FASTCNN_CUDA_SOURCES})
+  set_target_properties(fastcnn_cuda PROPERTIES CUDA_ARCHITECTURES "${real_archs}" CUDA_VISIBILITY_PRESET hidden)
+  target_include_directories(fastcnn_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_compile_options(fastcnn_cuda PRIVATE ${cuda_flags})
+
+  find_package(CUDAToolkit REQUIRED)
+  target_link_libraries(_C PRIVATE fastcnn_cuda CUDA::cudart_static)
+  # Nothing of the static runtime is exported: another copy of it lives in torch.
+  target_link_options(_C PRIVATE LINKER:--exclude-libs,ALL)
+  string(REPLACE ";" "," archs_text "${FASTCNN_ARCHS}")
+  set(FASTCNN_CUDA_BUILD "nvcc ${CMAKE_CUDA_COMPILER_VERSION}, for sm_${archs_text}")
+  target_compile_definitions(_C PRIVATE FASTCNN_WITH_CUDA FASTCNN_CUDA_ARCHS="${archs_text}")
+endif()

@@ -31,20 +31,28 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Launches kernel(params) on the stream. The status tells of a launch that failed; what goes wrong while the
 // kernel runs surfaces, as always with CUDA, at a later synchronisation.
 template <class Params>
-Status launch(const char* name, void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
-              const Params& params) {
+Status launch(const char* name, void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_bytes,
+              void* stream, const Params& params) {
 #ifdef FASTCNN_EMULATED
   (void)stream;
-  const char* finding =
-      emulator::launch(grid, block, shared_bytes, &params, sizeof params, [&params, kernel] { kernel(params); });
+  struct Context {
+    void (*kernel)(Params);
+    Params params;
+  };
+  const Context context{kernel, params};
+  auto body = [](const void* p) {
+    static_cast<const Context*>(p)->kernel(static_cast<const Context*>(p)->params);
+  };
+  const char* finding = emulator::launch(grid, block, shared_bytes, body, &context, sizeof context);
   if (*finding) return make_status(StatusCode::device_error, "%s: %s", name, finding);
   return Status();
 #else
   cudaError_t error = cudaSuccess;
   if (shared_bytes > 48 * 1024)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
   if (error == cudaSuccess) {
-    kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(params);
+    kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)> > >(params);
     error = cudaGetLastError();
   }
   if (error == cudaSuccess) return Status();
@@ -56,14 +64,18 @@ Status launch(const char* name, void (*kernel)(Params), dim3 grid, dim3 block, s
 template <class F>
 Status for_dtype(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::float32: return f(float());
-    case DType::float16: return f(__half());
-    case DType::bfloat16: return f(__nv_bfloat16());
+    case DType::float32:
+      return f(float());
+    case DType::float16:
+      return f(__half());
+    case DType::bfloat16:
+      return f(__nv_bfloat16());
   }
   return make_status(StatusCode::unsupported, "unknown dtype %d", static_cast<int>(dtype));
 }
 
-// True if 16-byte accesses fit: every address and every stride and extent (in elements) is a multiple of them.
+// True if 16-byte accesses fit: every address and every stride and extent (in elements) is a multiple of
+// them.
 inline bool vectorises(int64_t element_size, std::initializer_list<const void*> pointers,
                        std::initializer_list<int64_t> extents) {
   for (const void* p : pointers)
@@ -71,17 +83,6 @@ inline bool vectorises(int64_t element_size, std::initializer_list<const void*> 
   for (int64_t extent : extents)
     if (extent * element_size % 16) return false;
   return true;
-}
-
-// How the memory-bound kernels cut (pixels, channels): x of a block runs over groups of channels, y over pixels.
-struct PixelGrid {
-  dim3 grid, block;
-};
-inline PixelGrid pixel_grid(int64_t pixels, int64_t groups) {
-  unsigned x = 1;
-  while (x < 64 && x < groups) x *= 2;
-  const unsigned y = 256 / x;
-  return {dim3(static_cast<unsigned>(ceil_div(pixels, y)), static_cast<unsigned>(ceil_div(groups, x))), dim3(x, y)};
 }
 
 }  // namespace fastcnn::cuda

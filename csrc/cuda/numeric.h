@@ -71,16 +71,22 @@ __device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
 __device__ __forceinline__ float activate(float x, Activation activation) {
   switch (activation) {
-    case Activation::none: return x;
-    case Activation::relu: return relu(x);
-    case Activation::sigmoid: return 1.0f / (1.0f + expf(-x));
-    case Activation::tanh: return tanhf(x);
-    case Activation::scaled_tanh: return 1.7159f * tanhf(x * (2.0f / 3.0f));
+    case Activation::none:
+      return x;
+    case Activation::relu:
+      return relu(x);
+    case Activation::sigmoid:
+      return 1.0f / (1.0f + expf(-x));
+    case Activation::tanh:
+      return tanhf(x);
+    case Activation::scaled_tanh:
+      return 1.7159f * tanhf(x * (2.0f / 3.0f));
   }
   return x;
 }
 
-// Replaces `index` by index / divisor and returns the remainder; 32-bit division, several times faster, where it fits.
+// Replaces `index` by index / divisor and returns the remainder; 32-bit division, several times faster, where
+// it fits.
 __device__ __forceinline__ int64_t divide(int64_t& index, int64_t divisor) {
   if (((index | divisor) >> 32) == 0) {
     const uint32_t quotient = static_cast<uint32_t>(index) / static_cast<uint32_t>(divisor);

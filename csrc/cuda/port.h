@@ -2,7 +2,8 @@
 // csrc/emulator, so that tests run the same kernels without a GPU.
 //
 // Conventions that make this possible:
-//   - a kernel takes one plain struct by value and is launched through launch() (launch.h), never with <<<>>>;
+//   - a kernel takes one plain struct by value and is launched through launch() (launch.h), never with
+//   <<<>>>;
 //   - shared memory is dynamic: FASTCNN_SHARED(name);
 //   - intrinsics and PTX are called by the names below and in ptx.h and ptx_sm90.h, never directly;
 //   - collectives are called by all 32 (warp) or 128 (warpgroup) threads, unconditionally;

@@ -1,5 +1,6 @@
-// cp.async, mbarriers and TMA: work that lands later. Eager, it lands when issued; lazy, as late as the program
-// allows: cp.async at the issuing thread's wait, TMA loads only when no thread can run, TMA stores at their wait.
+// cp.async, mbarriers and TMA: work that lands later. Eager, it lands when issued; lazy, as late as the
+// program allows: cp.async at the issuing thread's wait, TMA loads only when no thread can run, TMA stores at
+// their wait.
 #include <algorithm>
 #include <cstring>
 
@@ -16,7 +17,8 @@ void land(const AsyncCopy& copy) {
 
 Mbarrier& find_mbarrier(uint32_t address, const char* operation) {
   check_shared_bounds(address, 8, operation);
-  if (address & 7) fail("%s: mbarrier at shared+0x%x is not 8-byte aligned", operation, address - kSharedWindow);
+  if (address & 7)
+    fail("%s: mbarrier at shared+0x%x is not 8-byte aligned", operation, address - kSharedWindow);
   auto found = block.mbarriers.find(address);
   if (found == block.mbarriers.end())
     fail("%s on mbarrier shared+0x%x before mbarrier.init", operation, address - kSharedWindow);
@@ -24,8 +26,8 @@ Mbarrier& find_mbarrier(uint32_t address, const char* operation) {
     const Cell& cell = block.cells[(address - kSharedWindow) / 2];
     const int thread = block.running->id;
     if (cell.writer - 1 != thread && clock_of(thread)[cell.writer - 1] < cell.write_clock)
-      fail("RACE: %s on mbarrier shared+0x%x is not ordered after its init by %s", operation, address - kSharedWindow,
-           actor(cell.writer - 1).c_str());
+      fail("RACE: %s on mbarrier shared+0x%x is not ordered after its init by %s", operation,
+           address - kSharedWindow, actor(cell.writer - 1).c_str());
   }
   return found->second;
 }
@@ -99,7 +101,8 @@ void land(const TmaStore& store) {
 void cp_async(uint32_t destination, const void* source, int size, int valid) {
   Fiber& fiber = *block.running;
   check_shared_bounds(destination, size, "cp.async");
-  if (destination % size || reinterpret_cast<uintptr_t>(source) % size) fail("cp.async: not %d-byte aligned", size);
+  if (destination % size || reinterpret_cast<uintptr_t>(source) % size)
+    fail("cp.async: not %d-byte aligned", size);
   if (valid < 0 || valid > size) fail("cp.async: %d valid bytes of %d", valid, size);
   if (valid) check_global(source, valid, false, fiber.id);
   begin_async_write(destination, size, fiber.id, "cp.async");
@@ -192,7 +195,8 @@ const char* encode_tensor_map(TensorMap* map, int element_size, int rank, void* 
   return nullptr;
 }
 
-void tma_load(uint32_t destination, const TensorMap* map, uint32_t barrier, int rank, const int* coordinates) {
+void tma_load(uint32_t destination, const TensorMap* map, uint32_t barrier, int rank,
+              const int* coordinates) {
   find_mbarrier(barrier, "cp.async.bulk.tensor");
   check_box("TMA load", destination, *map, rank);
   if (config.check && (block.cells[(barrier - kSharedWindow) / 2].flags & Cell::generic_write))

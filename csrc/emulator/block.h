@@ -26,7 +26,17 @@ struct Config {
 };
 extern Config config;
 
-enum class Collective { none, syncwarp, shuffle, ldmatrix, mma, wgmma, wgmma_fence, wgmma_commit, wgmma_wait };
+enum class Collective {
+  none,
+  syncwarp,
+  shuffle,
+  ldmatrix,
+  mma,
+  wgmma,
+  wgmma_fence,
+  wgmma_commit,
+  wgmma_wait
+};
 enum class State { ready, blocked, done };
 enum class Wait { none, barrier, mbarrier, collective };
 
@@ -120,15 +130,15 @@ struct Block {
   int threads = 0, live = 0;
   std::vector<Fiber> fibers;
   Fiber* running = nullptr;
-  const std::function<void()>* kernel = nullptr;
+  void (*body)(const void*) = nullptr;
   std::string error;
   std::mt19937 random;
 
   char* stacks = nullptr;
   char* shared = nullptr;
   size_t shared_bytes = 0;
-  const char* params = nullptr;
-  size_t params_size = 0;
+  const char* context = nullptr;
+  size_t context_size = 0;
 
   // Vector clocks: one row a thread, and a last one for the copy engine.
   int actors = 0;

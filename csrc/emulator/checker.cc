@@ -35,7 +35,8 @@ void check_overwrite(const Cell& cell, uint32_t offset, int thread, const char* 
     fail("RACE: %s by %s overwrites shared+0x%x, written by %s with no barrier between", operation,
          actor(thread).c_str(), offset, actor(cell.writer - 1).c_str());
   for (int i = 0; i < Cell::kReaders; i++)
-    if (cell.reader[i] && cell.reader[i] - 1 != thread && !ordered(clock, cell.reader[i] - 1, cell.read_clock[i]))
+    if (cell.reader[i] && cell.reader[i] - 1 != thread &&
+        !ordered(clock, cell.reader[i] - 1, cell.read_clock[i]))
       fail("RACE: %s by %s overwrites shared+0x%x, read by %s with no barrier between", operation,
            actor(thread).c_str(), offset, actor(cell.reader[i] - 1).c_str());
 }
@@ -79,7 +80,8 @@ void access(const void* pointer, size_t bytes, bool write) {
   if (!block.running) return;  // host code in the kernel's file
   const char* p = static_cast<const char*>(pointer);
   const int thread = block.running->id;
-  if (p >= block.stacks && p < block.stacks + kStackBytes * kMaxThreads) return;  // registers and local memory
+  if (p >= block.stacks && p < block.stacks + kStackBytes * kMaxThreads)
+    return;  // registers and local memory
   if (p >= block.shared && p < block.shared + kSharedCapacity) {
     const uint32_t address = shared_address(p);
     check_shared_bounds(address, bytes, write ? "store" : "load");
@@ -91,7 +93,7 @@ void access(const void* pointer, size_t bytes, bool write) {
       check_read(address, bytes, thread, "load");
     return;
   }
-  if (!write && p >= block.params && p + bytes <= block.params + block.params_size) return;
+  if (!write && p >= block.context && p + bytes <= block.context + block.context_size) return;
   if (!write && in_image(p)) return;
   check_global(p, bytes, write, thread);
 }
@@ -131,8 +133,8 @@ char* at(uint32_t address) { return block.shared + (address - kSharedWindow); }
 
 void check_shared_bounds(uint32_t address, size_t bytes, const char* operation) {
   if (address < kSharedWindow || address + bytes > kSharedWindow + block.shared_bytes)
-    fail("shared memory out of bounds: %s of %zu bytes at offset %lld, the block has %zu bytes", operation, bytes,
-         static_cast<long long>(address) - kSharedWindow, block.shared_bytes);
+    fail("shared memory out of bounds: %s of %zu bytes at offset %lld, the block has %zu bytes", operation,
+         bytes, static_cast<long long>(address) - kSharedWindow, block.shared_bytes);
 }
 
 void check_read(uint32_t address, size_t bytes, int thread, const char* operation, bool async_proxy) {
@@ -141,14 +143,15 @@ void check_read(uint32_t address, size_t bytes, int thread, const char* operatio
   for (uint32_t i = first_cell(address); i < end_cell(address, bytes); i++) {
     Cell& cell = block.cells[i];
     if (cell.flags & Cell::copy_in_flight)
-      fail("%s reads shared+0x%x while an asynchronous copy into it is in flight: a wait is missing", operation, i * 2);
+      fail("%s reads shared+0x%x while an asynchronous copy into it is in flight: a wait is missing",
+           operation, i * 2);
     if (!(cell.flags & Cell::initialised)) fail("%s reads uninitialised shared+0x%x", operation, i * 2);
     if (cell.writer && cell.writer - 1 != thread && !ordered(clock, cell.writer - 1, cell.write_clock))
-      fail("RACE: %s by %s reads shared+0x%x, written by %s with no barrier between", operation, actor(thread).c_str(),
-           i * 2, actor(cell.writer - 1).c_str());
+      fail("RACE: %s by %s reads shared+0x%x, written by %s with no barrier between", operation,
+           actor(thread).c_str(), i * 2, actor(cell.writer - 1).c_str());
     if (async_proxy && (cell.flags & Cell::generic_write))
-      fail("%s reads shared+0x%x through the async proxy, last stored by %s without fence.proxy.async", operation,
-           i * 2, actor(cell.writer - 1).c_str());
+      fail("%s reads shared+0x%x through the async proxy, last stored by %s without fence.proxy.async",
+           operation, i * 2, actor(cell.writer - 1).c_str());
     // Remember the reader in its own slot, a free one, or that of a read this thread is ordered after.
     int slot = -1;
     for (int k = 0; k < Cell::kReaders; k++) {
@@ -257,12 +260,12 @@ void emulator_add_buffer(const void* pointer, size_t bytes, int writable) {
 }
 void emulator_clear_buffers() { emulator::buffers.clear(); }
 
-#define FASTCNN_TSAN_HOOKS(size)                                                      \
-  void __tsan_read##size(void* p) { emulator::access(p, size, false); }               \
-  void __tsan_write##size(void* p) { emulator::access(p, size, true); }               \
-  void __tsan_unaligned_read##size(void* p) { emulator::access(p, size, false); }     \
-  void __tsan_unaligned_write##size(void* p) { emulator::access(p, size, true); }     \
-  void __tsan_volatile_read##size(void* p) { emulator::access(p, size, false); }      \
+#define FASTCNN_TSAN_HOOKS(size)                                                  \
+  void __tsan_read##size(void* p) { emulator::access(p, size, false); }           \
+  void __tsan_write##size(void* p) { emulator::access(p, size, true); }           \
+  void __tsan_unaligned_read##size(void* p) { emulator::access(p, size, false); } \
+  void __tsan_unaligned_write##size(void* p) { emulator::access(p, size, true); } \
+  void __tsan_volatile_read##size(void* p) { emulator::access(p, size, false); }  \
   void __tsan_volatile_write##size(void* p) { emulator::access(p, size, true); }
 FASTCNN_TSAN_HOOKS(1)
 FASTCNN_TSAN_HOOKS(2)

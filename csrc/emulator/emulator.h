@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 
 struct dim3 {
   unsigned x, y, z;
@@ -28,7 +27,8 @@ __attribute__((const)) dim3 grid_size();
 char* shared_memory();
 uint32_t shared_address(const void* pointer);
 
-// Plain 16-byte accesses: functions, because g++ splits a 16-byte struct copy and the alignment check with it.
+// Plain 16-byte accesses: functions, because g++ splits a 16-byte struct copy and the alignment check with
+// it.
 void load_16_bytes(void* destination, const void* source);
 void store_16_bytes(void* destination, const void* source);
 
@@ -78,17 +78,20 @@ void wgmma(float* accumulators, uint64_t a, uint64_t b, int n, MmaType type, boo
 // setmaxnreg: the counts are checked for form only.
 void set_max_registers(int count);
 
-// Runs one kernel; returns the first finding ("" if clean). `params` may be read by every thread.
-const char* launch(dim3 grid, dim3 block, size_t shared_bytes, const void* params, size_t params_size,
-                   const std::function<void()>& kernel);
+// Runs body(context) as every thread of the grid; returns the first finding ("" if clean). The context, which
+// holds the kernel's parameters, may be read by every thread.
+const char* launch(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(const void*), const void* context,
+                   size_t context_size);
 
 }  // namespace emulator
+
+#define EMULATOR_EXPORT __attribute__((visibility("default")))
 
 // Control, called by the tests through ctypes.
 extern "C" {
 // order: 0 forward, 1 reverse, 2 random. lazy: asynchronous work lands as late as it may. check: detector on.
-void emulator_configure(int order, unsigned seed, int lazy, int check);
-void emulator_add_buffer(const void* pointer, size_t bytes, int writable);
-void emulator_clear_buffers();
-uint64_t emulator_launches();
+EMULATOR_EXPORT void emulator_configure(int order, unsigned seed, int lazy, int check);
+EMULATOR_EXPORT void emulator_add_buffer(const void* pointer, size_t bytes, int writable);
+EMULATOR_EXPORT void emulator_clear_buffers();
+EMULATOR_EXPORT uint64_t emulator_launches();
 }

@@ -51,7 +51,7 @@ void to_fiber(Fiber& fiber) { swapcontext(&block.scheduler, &fiber.context); }
 #endif
 
 void run_thread() {
-  (*block.kernel)();
+  block.body(block.context);
   Fiber& fiber = *block.running;
   std::string what;
   if (async_work_in_flight(fiber, &what)) fail("the thread exits with %s in flight", what.c_str());
@@ -89,7 +89,8 @@ std::string describe_deadlock() {
                block.barriers[fiber.wait_on].arrived.size(), block.barriers[fiber.wait_on].threads);
     } else if (fiber.wait == Wait::mbarrier) {
       const Mbarrier& m = block.mbarriers[fiber.wait_on];
-      snprintf(text, sizeof text, "at mbarrier shared+0x%x, parity %u (phase %u, %d arrivals and %lld bytes missing)",
+      snprintf(text, sizeof text,
+               "at mbarrier shared+0x%x, parity %u (phase %u, %d arrivals and %lld bytes missing)",
                fiber.wait_on - kSharedWindow, fiber.wait_parity, m.phase, m.pending,
                static_cast<long long>(m.transaction_bytes));
     } else {
@@ -99,15 +100,16 @@ std::string describe_deadlock() {
   }
   std::string report = "DEADLOCK: every thread waits:";
   for (auto& [text, threads] : groups)
-    report += " [" + std::to_string(threads.size()) + " from thread " + std::to_string(threads[0]) + " " + text + "]";
+    report += " [" + std::to_string(threads.size()) + " from thread " + std::to_string(threads[0]) + " " +
+              text + "]";
   return report;
 }
 
 void allocate_once() {
   if (block.stacks) return;
   const int anonymous = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  block.stacks = static_cast<char*>(
-      mmap(nullptr, kStackBytes * kMaxThreads, PROT_READ | PROT_WRITE, anonymous, -1, 0));
+  block.stacks =
+      static_cast<char*>(mmap(nullptr, kStackBytes * kMaxThreads, PROT_READ | PROT_WRITE, anonymous, -1, 0));
   // A wide inaccessible region around shared memory: a stray access is reported, never another object's.
   const size_t guard = size_t{1} << 29;
   char* region = static_cast<char*>(mmap(nullptr, 2 * guard, PROT_NONE, anonymous, -1, 0));
@@ -121,8 +123,10 @@ void reset(dim3 index) {
   block.running = nullptr;
   block.error.clear();
   block.random.seed(config.seed * 7919 + index.x * 31 + index.y * 17 + index.z);
-  // Fresh shared memory holds NaN in every floating-point type, so that a read of it shows in the numbers too.
-  for (size_t i = 0; i + 1 < block.shared_bytes; i += 2) block.shared[i] = '\xff', block.shared[i + 1] = '\x7f';
+  // Fresh shared memory holds NaN in every floating-point type, so that a read of it shows in the numbers
+  // too.
+  for (size_t i = 0; i + 1 < block.shared_bytes; i += 2)
+    block.shared[i] = '\xff', block.shared[i + 1] = '\x7f';
   block.actors = block.threads + 1;
   if (config.check) {
     block.cells.assign(block.shared_bytes / 2 + 8, Cell{});
@@ -188,7 +192,8 @@ void run_block(dim3 index) {
       land_tma_load(config.order == 2 ? block.random() % (last + 1) : config.order == 1 ? last : 0);
     }
   }
-  if (block.error.empty() && !block.tma_loads.empty()) block.error = "the block exits with TMA loads in flight";
+  if (block.error.empty() && !block.tma_loads.empty())
+    block.error = "the block exits with TMA loads in flight";
 }
 
 }  // namespace
@@ -221,8 +226,8 @@ dim3 block_size() { return block.size; }
 dim3 grid_size() { return block.grid; }
 char* shared_memory() { return block.shared; }
 
-const char* launch(dim3 grid, dim3 size, size_t shared_bytes, const void* params, size_t params_size,
-                   const std::function<void()>& kernel) {
+const char* launch(dim3 grid, dim3 size, size_t shared_bytes, void (*body)(const void*), const void* context,
+                   size_t context_size) {
   finding.clear();
   launches++;
   allocate_once();
@@ -230,12 +235,12 @@ const char* launch(dim3 grid, dim3 size, size_t shared_bytes, const void* params
   if (block.threads < 1 || block.threads > kMaxThreads) return "invalid configuration: threads per block";
   if (!grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535) return "invalid configuration: grid";
   if (shared_bytes > 227 * 1024) return "invalid configuration: shared memory";
-  block.kernel = &kernel;
+  block.body = body;
   block.size = size;
   block.grid = grid;
   block.shared_bytes = shared_bytes;
-  block.params = static_cast<const char*>(params);
-  block.params_size = params_size;
+  block.context = static_cast<const char*>(context);
+  block.context_size = context_size;
   forget_global_accesses();
   for (unsigned z = 0; z < grid.z && finding.empty(); z++)
     for (unsigned y = 0; y < grid.y && finding.empty(); y++)

@@ -105,7 +105,8 @@ float decode(const uint8_t* bytes, MmaType type) {
 }
 
 // m16n8, k16 (16-bit types) or k8 (tf32). With g = lane / 4, t = lane % 4 and e elements to a register:
-//   A registers: (g, te), (g+8, te), (g, te + 4e), (g+8, te + 4e); B: (te, g), (te + 4e, g); D: (g, 2t), (g+8, 2t).
+//   A registers: (g, te), (g+8, te), (g, te + 4e), (g+8, te + 4e); B: (te, g), (te + 4e, g); D: (g, 2t),
+//   (g+8, 2t).
 void mma(float d[4], const uint32_t a[4], const uint32_t b[2], MmaType type) {
   Fiber& fiber = *block.running;
   const int first = fiber.id / kWarp * kWarp;
@@ -115,10 +116,12 @@ void mma(float d[4], const uint32_t a[4], const uint32_t b[2], MmaType type) {
   fiber.in[0] = static_cast<uint32_t>(type);
   if (!meet(block.warps[first / kWarp], kWarp, Collective::mma)) return;
   Fiber* lanes = &block.fibers[first];
-  const int per_register = type == MmaType::tf32 ? 1 : 2, element_size = 4 / per_register, k = 8 * per_register;
+  const int per_register = type == MmaType::tf32 ? 1 : 2, element_size = 4 / per_register,
+            k = 8 * per_register;
   float A[16][16], B[16][8], D[16][8];
   for (int lane = 0; lane < kWarp; lane++) {
-    if (lanes[lane].in[0] != static_cast<uint32_t>(type)) fail("divergent collective: mma of different types");
+    if (lanes[lane].in[0] != static_cast<uint32_t>(type))
+      fail("divergent collective: mma of different types");
     const int g = lane / 4, t = lane % 4;
     for (int e = 0; e < per_register; e++) {
       auto element = [&](const uint32_t* registers, int i) {

@@ -1,5 +1,5 @@
-// wgmma: a warpgroup multiplies tiles in shared memory, asynchronously. Until a warp waits, its accumulators hold
-// NaN (lazy) and the tiles count as being read.
+// wgmma: a warpgroup multiplies tiles in shared memory, asynchronously. Until a warp waits, its accumulators
+// hold NaN (lazy) and the tiles count as being read.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -14,8 +14,8 @@ constexpr int kRows = 64, kChunks = 2;  // one instruction reads 32 bytes, two 1
 
 int element_size(MmaType type) { return type == MmaType::tf32 ? 4 : 2; }
 
-// Where a K-major descriptor finds a 16-byte chunk of a row: groups of 8 rows are `stride` apart, rows of a group
-// one swizzle span apart, and the whole address is swizzled.
+// Where a K-major descriptor finds a 16-byte chunk of a row: groups of 8 rows are `stride` apart, rows of a
+// group one swizzle span apart, and the whole address is swizzled.
 uint32_t chunk_address(uint64_t descriptor, int row, int chunk) {
   const uint32_t start = (descriptor & 0x3fff) << 4, stride = ((descriptor >> 32) & 0x3fff) << 4;
   const int layout = descriptor >> 62, swizzle = layout == 1 ? 3 : layout == 2 ? 2 : 1;
@@ -80,7 +80,8 @@ void set_max_registers(int count) {
 void wgmma_fence() {
   const int group = block.running->id / kWarpgroup;
   block.running->wgmma_fenced = true;
-  if (meet(block.warpgroup_meetings[group], kWarpgroup, Collective::wgmma_fence)) wake(group * kWarpgroup, kWarpgroup);
+  if (meet(block.warpgroup_meetings[group], kWarpgroup, Collective::wgmma_fence))
+    wake(group * kWarpgroup, kWarpgroup);
 }
 
 void wgmma(float* accumulators, uint64_t a, uint64_t b, int n, MmaType type, bool accumulate) {
@@ -132,8 +133,8 @@ void wgmma_commit() {
   wake(group * kWarpgroup, kWarpgroup);
 }
 
-// Groups already waited for by all four warps are gone from the front of the queue, so the queue's length counts
-// the same groups for every warp.
+// Groups already waited for by all four warps are gone from the front of the queue, so the queue's length
+// counts the same groups for every warp.
 void wgmma_wait(int pending_groups) {
   Fiber& fiber = *block.running;
   const int group = fiber.id / kWarpgroup, warp = fiber.id / kWarp, quarter = warp % 4;

@@ -1,23 +1,29 @@
-#include "ops/lrn/lrn_cuda.h"
-
 #include "cuda/launch.h"
 #include "cuda/numeric.h"
+#include "cuda/pixel_grid.h"
+#include "ops/lrn/lrn_cuda.h"
 
 namespace fastcnn::cuda {
 
 namespace {
 
 struct Normalisation {
-  int C, before, after;  // the window of channel c is [c - before, c + after], clipped
+  int64_t C;
+  int before, after;     // the window of channel c is [c - before, c + after], clipped
   float scale, beta, k;  // scale = alpha / size
 };
 
 Normalisation normalisation(const LrnProblem& p) {
-  return {static_cast<int>(p.C), static_cast<int>(p.size / 2), static_cast<int>((p.size - 1) / 2),
-          p.alpha / static_cast<float>(p.size), p.beta, p.k};
+  return {p.C,
+          static_cast<int>(p.size / 2),
+          static_cast<int>((p.size - 1) / 2),
+          p.alpha / static_cast<float>(p.size),
+          p.beta,
+          p.k};
 }
 
-// base^-beta. beta is 0.75 in every published network: two square roots there, several times cheaper than powf.
+// base^-beta. beta is 0.75 in every published network: two square roots there, several times cheaper than
+// powf.
 __device__ __forceinline__ float negative_power(float base, float beta) {
   if (beta == 0.75f) {
     const float root = rsqrtf(base);
@@ -26,10 +32,10 @@ __device__ __forceinline__ float negative_power(float base, float beta) {
   return powf(base, -beta);
 }
 
-// Channels [c, c + kSize) of one pixel, normalised. The neighbouring vectors that windows reach into are loaded
-// again by each thread: they come from L1, so that memory is read once.
+// Channels [c, c + kSize) of one pixel, normalised. The neighbouring vectors that windows reach into are
+// loaded again by each thread: they come from L1, so that memory is read once.
 template <class T, int kSize>
-__device__ __forceinline__ Vector<T, kSize> normalise(const Normalisation& n, const T* pixel, int c) {
+__device__ __forceinline__ Vector<T, kSize> normalise(const Normalisation& n, const T* pixel, int64_t c) {
   const Vector<T, kSize> own = Vector<T, kSize>::load(pixel + c);
   Vector<T, kSize> y;
   if (kSize > 1 && n.before <= kSize) {  // after <= before: windows stay within three vectors
@@ -54,9 +60,9 @@ __device__ __forceinline__ Vector<T, kSize> normalise(const Normalisation& n, co
   } else {
 #pragma unroll
     for (int i = 0; i < kSize; i++) {
-      const int first = c + i - n.before, last = c + i + n.after;
+      const int64_t first = c + i - n.before, last = c + i + n.after;
       float sum = 0.0f;
-      for (int j = first < 0 ? 0 : first; j <= last && j < n.C; j++) {
+      for (int64_t j = first < 0 ? 0 : first; j <= last && j < n.C; j++) {
         const float x = to_float(pixel[j]);
         sum += x * x;
       }
@@ -75,8 +81,8 @@ struct LrnParams {
 
 template <class T, int kSize>
 __global__ void __launch_bounds__(256) lrn_kernel(const __grid_constant__ LrnParams p) {
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  const int c = (blockIdx.y * blockDim.x + threadIdx.x) * kSize;
+  const int64_t pixel = pixel_index();
+  const int64_t c = group_index() * kSize;
   if (pixel >= p.pixels || c >= p.normalisation.C) return;
   normalise<T, kSize>(p.normalisation, static_cast<const T*>(p.x) + pixel * p.x_stride, c)
       .store(static_cast<T*>(p.y) + pixel * p.y_stride + c);
@@ -92,8 +98,8 @@ struct LrnMaxPoolParams {
 template <class T, int kSize>
 __global__ void __launch_bounds__(256) lrn_max_pool_kernel(const __grid_constant__ LrnMaxPoolParams p) {
   const Pool2dProblem& pool = p.pool;
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  const int c = (blockIdx.y * blockDim.x + threadIdx.x) * kSize;
+  const int64_t pixel = pixel_index();
+  const int64_t c = group_index() * kSize;
   if (pixel >= pool.N * pool.P * pool.Q || c >= p.normalisation.C) return;
   int64_t n = pixel;
   const int64_t w0 = divide(n, pool.Q) * pool.stride_w - pool.pad_w;
@@ -126,7 +132,8 @@ Status lrn(const LrnProblem& problem, const void* x, void* y, void* stream) {
     constexpr int kSize = 16 / sizeof(T);
     const bool wide = vectorises(sizeof(T), {x, y}, {problem.C, problem.x_stride, problem.y_stride});
     const PixelGrid cut = pixel_grid(problem.pixels, wide ? problem.C / kSize : problem.C);
-    return launch("lrn", wide ? lrn_kernel<T, kSize> : lrn_kernel<T, 1>, cut.grid, cut.block, 0, stream, params);
+    return launch("lrn", wide ? lrn_kernel<T, kSize> : lrn_kernel<T, 1>, cut.grid, cut.block, 0, stream,
+                  params);
   });
 }
 
@@ -134,7 +141,7 @@ Status lrn_max_pool(const LrnProblem& lrn, const Pool2dProblem& pool, const void
   const int64_t pixels = pool.N * pool.P * pool.Q;
   if (pixels == 0 || pool.C == 0) return Status();
   LrnMaxPoolParams params{x, y, normalisation(lrn), pool};
-  params.normalisation.C = static_cast<int>(pool.C);
+  params.normalisation.C = pool.C;
   return for_dtype(pool.dtype, [&](auto element) {
     using T = decltype(element);
     constexpr int kSize = 16 / sizeof(T);

@@ -1,7 +1,7 @@
-#include "ops/pool/pool_cuda.h"
-
 #include "cuda/launch.h"
 #include "cuda/numeric.h"
+#include "cuda/pixel_grid.h"
+#include "ops/pool/pool_cuda.h"
 
 namespace fastcnn::cuda {
 
@@ -20,8 +20,8 @@ __device__ __forceinline__ int64_t larger(int64_t a, int64_t b) { return a > b ?
 template <class T, int kSize>
 __global__ void __launch_bounds__(256) pool2d_kernel(const __grid_constant__ PoolParams params) {
   const Pool2dProblem& p = params.problem;
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  const int64_t c = static_cast<int64_t>(blockIdx.y * blockDim.x + threadIdx.x) * kSize;
+  const int64_t pixel = pixel_index();
+  const int64_t c = group_index() * kSize;
   if (pixel >= p.N * p.P * p.Q || c >= p.C) return;
   int64_t n = pixel;
   const int64_t w0 = divide(n, p.Q) * p.stride_w - p.pad_w;
@@ -62,10 +62,12 @@ struct AdaptiveParams {
   AdaptiveAvgPool2dProblem problem;
 };
 
-// One block averages one window for blockDim.x vectors of channels. Windows may be whole images, with few outputs
-// to spread over the device, so the threads along y share a window and their sums meet in shared memory.
+// One block averages one window for blockDim.x vectors of channels. Windows may be whole images, with few
+// outputs to spread over the device, so the threads along y share a window and their sums meet in shared
+// memory.
 template <class T, int kSize>
-__global__ void __launch_bounds__(256) adaptive_avg_pool2d_kernel(const __grid_constant__ AdaptiveParams params) {
+__global__ void __launch_bounds__(256)
+    adaptive_avg_pool2d_kernel(const __grid_constant__ AdaptiveParams params) {
   FASTCNN_SHARED(shared);
   float* partial = reinterpret_cast<float*>(shared);  // [kSize][blockDim.y][blockDim.x]: no bank conflicts
   const AdaptiveAvgPool2dProblem& p = params.problem;
@@ -94,7 +96,8 @@ __global__ void __launch_bounds__(256) adaptive_avg_pool2d_kernel(const __grid_c
 #pragma unroll
   for (int e = 0; e < kSize; e++) {
     float total = 0.0f;
-    for (int y = 0; y < static_cast<int>(blockDim.y); y++) total += partial[e * slots + y * blockDim.x + threadIdx.x];
+    for (int y = 0; y < static_cast<int>(blockDim.y); y++)
+      total += partial[e * slots + y * blockDim.x + threadIdx.x];
     sum.value[e] = total / static_cast<float>(count);
   }
   sum.store(static_cast<T*>(params.y) + pixel * p.y_stride + c);
@@ -110,8 +113,8 @@ Status pool2d(const Pool2dProblem& problem, const void* x, void* y, void* stream
     constexpr int kSize = 16 / sizeof(T);
     const bool wide = vectorises(sizeof(T), {x, y}, {problem.C, problem.x_stride, problem.y_stride});
     const PixelGrid cut = pixel_grid(pixels, wide ? problem.C / kSize : problem.C);
-    return launch("pool2d", wide ? pool2d_kernel<T, kSize> : pool2d_kernel<T, 1>, cut.grid, cut.block, 0, stream,
-                  PoolParams{x, y, problem});
+    return launch("pool2d", wide ? pool2d_kernel<T, kSize> : pool2d_kernel<T, 1>, cut.grid, cut.block, 0,
+                  stream, PoolParams{x, y, problem});
   });
 }
 
@@ -132,8 +135,8 @@ Status adaptive_avg_pool2d(const AdaptiveAvgPool2dProblem& problem, const void* 
     const dim3 grid(static_cast<unsigned>(pixels), static_cast<unsigned>(ceil_div(groups, block.x)));
     const size_t shared = sizeof(float) * block.x * block.y * (wide ? kSize : 1);
     return launch("adaptive_avg_pool2d",
-                  wide ? adaptive_avg_pool2d_kernel<T, kSize> : adaptive_avg_pool2d_kernel<T, 1>, grid, block, shared,
-                  stream, AdaptiveParams{x, y, problem});
+                  wide ? adaptive_avg_pool2d_kernel<T, kSize> : adaptive_avg_pool2d_kernel<T, 1>, grid, block,
+                  shared, stream, AdaptiveParams{x, y, problem});
   });
 }
 

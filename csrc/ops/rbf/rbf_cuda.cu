@@ -1,7 +1,6 @@
-#include "ops/rbf/rbf_cuda.h"
-
 #include "cuda/launch.h"
 #include "cuda/numeric.h"
+#include "ops/rbf/rbf_cuda.h"
 
 namespace fastcnn::cuda {
 

@@ -1,7 +1,7 @@
-#include "ops/subsample2d/subsample2d_cuda.h"
-
 #include "cuda/launch.h"
 #include "cuda/numeric.h"
+#include "cuda/pixel_grid.h"
+#include "ops/subsample2d/subsample2d_cuda.h"
 
 namespace fastcnn::cuda {
 
@@ -17,8 +17,8 @@ template <class T, int kSize>
 __global__ void __launch_bounds__(256) subsample2d_kernel(const __grid_constant__ SubsampleParams params) {
   using V = Vector<T, kSize>;
   const Subsample2dProblem& p = params.problem;
-  const int64_t pixel = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  const int64_t c = static_cast<int64_t>(blockIdx.y * blockDim.x + threadIdx.x) * kSize;
+  const int64_t pixel = pixel_index();
+  const int64_t c = group_index() * kSize;
   if (pixel >= p.N * p.P * p.Q || c >= p.C) return;
   int64_t n = pixel;
   const int64_t w0 = divide(n, p.Q) * p.kernel_size, h0 = divide(n, p.P) * p.kernel_size;
@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(256) subsample2d_kernel(const __grid_constant_
 
 }  // namespace
 
-Status subsample2d(const Subsample2dProblem& problem, const void* x, const void* coefficient, const void* bias,
-                   void* y, void* stream) {
+Status subsample2d(const Subsample2dProblem& problem, const void* x, const void* coefficient,
+                   const void* bias, void* y, void* stream) {
   const int64_t pixels = problem.N * problem.P * problem.Q;
   if (pixels == 0 || problem.C == 0) return Status();
   return for_dtype(problem.dtype, [&](auto element) {
@@ -50,8 +50,8 @@ Status subsample2d(const Subsample2dProblem& problem, const void* x, const void*
     const bool wide =
         vectorises(sizeof(T), {x, coefficient, bias, y}, {problem.C, problem.x_stride, problem.y_stride});
     const PixelGrid cut = pixel_grid(pixels, wide ? problem.C / kSize : problem.C);
-    return launch("subsample2d", wide ? subsample2d_kernel<T, kSize> : subsample2d_kernel<T, 1>, cut.grid, cut.block,
-                  0, stream, SubsampleParams{x, coefficient, bias, y, problem});
+    return launch("subsample2d", wide ? subsample2d_kernel<T, kSize> : subsample2d_kernel<T, 1>, cut.grid,
+                  cut.block, 0, stream, SubsampleParams{x, coefficient, bias, y, problem});
   });
 }
 

@@ -1,0 +1,31 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "emulator"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+SCHEDULES = [(order, lazy) for order in ("forward", "reverse", "random") for lazy in (False, True)]
+RUNNERS = [pytest.param("emulated", marks=pytest.mark.emulated), pytest.param("gpu", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=RUNNERS)
+def runner(request):
+    """Where the kernel runs: the emulator, threads in random order and asynchronous work late; or the GPU."""
+    import harness
+
+    if request.param == "gpu":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        return harness.Gpu()
+    return harness.Emulated()
+
+
+@pytest.fixture(params=SCHEDULES, ids=lambda s: f"{s[0]}-{'lazy' if s[1] else 'eager'}")
+def every_schedule(request):
+    """The emulator under each order of threads and both timings of asynchronous work."""
+    import harness
+
+    return harness.Emulated(*request.param)
