@@ -52,7 +52,9 @@ Status launch(const char* name, void (*kernel)(Params), dim3 grid, dim3 block, s
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared_bytes));
   if (error == cudaSuccess) {
-    kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)> > >(params);
+    // clang-format off
+    kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(params);
+    // clang-format on
     error = cudaGetLastError();
   }
   if (error == cudaSuccess) return Status();
