@@ -19,6 +19,7 @@
 #include "cuda/device.h"
 #include "ops/add_relu/add_relu_cuda.h"
 #include "ops/concat/copy_slice_cuda.h"
+#include "ops/conv2d/conv2d_cuda.h"
 #include "ops/lrn/lrn_cuda.h"
 #include "ops/pool/pool_cuda.h"
 #include "ops/rbf/rbf_cuda.h"
@@ -181,9 +182,6 @@ void check(const Status& status) {
   throw py::error_already_set();
 }
 
-using Address = uintptr_t;  // as Python passes it: an int, 0 where there is nothing
-void* pointer(Address address) { return reinterpret_cast<void*>(address); }
-
 void bind_cuda(py::module_ m) {
   m.doc() = "CUDA kernels. Addresses and streams are ints, 0 where there is none; launches do not wait.";
 #ifdef FASTCNN_EMULATED
@@ -204,30 +202,67 @@ void bind_cuda(py::module_ m) {
                     py::arg("shared_memory_per_block") = device.shared_memory_per_block);
   }, py::arg("index"));
 
+  py::class_<cuda::Conv2dPlan>(m, "Conv2dPlan", py::module_local())
+      .def(py::init([](const std::string& name) {
+        cuda::Conv2dPlan plan;
+        check(cuda::conv2d_plan_from_name(name, &plan));
+        return plan;
+      }), py::arg("name"))
+      .def_property_readonly("name", &cuda::conv2d_plan_name)
+      .def_property_readonly("kernel", [](const cuda::Conv2dPlan& plan) {
+        const std::string name = cuda::conv2d_plan_name(plan);
+        return name.substr(0, name.find('/'));
+      })
+      .def_readonly("tile_m", &cuda::Conv2dPlan::tile_m)
+      .def_readonly("tile_n", &cuda::Conv2dPlan::tile_n)
+      .def_readonly("stages", &cuda::Conv2dPlan::stages)
+      .def_readonly("splits", &cuda::Conv2dPlan::splits)
+      .def("__repr__", [](const cuda::Conv2dPlan& plan) { return "Conv2dPlan(" + cuda::conv2d_plan_name(plan) + ")"; });
+  auto as_device = [](std::pair<int, int> capability, int multiprocessors, int shared_memory_per_block) {
+    return cuda::Device{capability.first, capability.second, multiprocessors, shared_memory_per_block, ""};
+  };
+  m.def("conv2d_plans", [=](const Conv2dProblem& p, std::pair<int, int> capability, int multiprocessors,
+                            int shared_memory_per_block, bool tf32) {
+    return cuda::conv2d_plans(p, as_device(capability, multiprocessors, shared_memory_per_block),
+                              tf32 ? cuda::Float32Mode::tf32 : cuda::Float32Mode::strict);
+  }, py::arg("problem"), py::arg("capability"), py::arg("multiprocessors"), py::arg("shared_memory_per_block"),
+     py::arg("tf32"), "Every plan that can run the problem on such a device, the one expected fastest first.");
+  m.def("conv2d_plan_reason", [=](const Conv2dProblem& p, const cuda::Conv2dPlan& plan,
+                                  std::pair<int, int> capability, int shared_memory_per_block) {
+    return cuda::conv2d_plan_reason(p, plan, as_device(capability, 1, shared_memory_per_block));
+  }, py::arg("problem"), py::arg("plan"), py::arg("capability"), py::arg("shared_memory_per_block"),
+     "\"\" if the plan can run the problem, else why not.");
+  m.def("conv2d_workspace_bytes", &cuda::conv2d_workspace_bytes, py::arg("problem"), py::arg("plan"));
+  m.def("conv2d_from_linear", &cuda::conv2d_from_linear, py::arg("problem"));
+  m.def("conv2d", [](const Conv2dProblem& p, const cuda::Conv2dPlan& plan, Address x, Address weight, Address bias,
+                     Address residual, Address y, Address workspace, Address stream) {
+    check(cuda::conv2d(p, plan, at(x), at(weight), at(bias), at(residual), at(y), at(workspace), at(stream)));
+  }, py::arg("problem"), py::arg("plan"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
+     py::arg("y"), py::arg("workspace") = 0, py::arg("stream") = 0);
   m.def("lrn", [](const LrnProblem& p, Address x, Address y, Address stream) {
-    check(cuda::lrn(p, pointer(x), pointer(y), pointer(stream)));
+    check(cuda::lrn(p, at(x), at(y), at(stream)));
   }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
   m.def("lrn_max_pool", [](const LrnProblem& p, const Pool2dProblem& pool, Address x, Address y, Address stream) {
-    check(cuda::lrn_max_pool(p, pool, pointer(x), pointer(y), pointer(stream)));
+    check(cuda::lrn_max_pool(p, pool, at(x), at(y), at(stream)));
   }, py::arg("lrn"), py::arg("pool"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
   m.def("pool2d", [](const Pool2dProblem& p, Address x, Address y, Address stream) {
-    check(cuda::pool2d(p, pointer(x), pointer(y), pointer(stream)));
+    check(cuda::pool2d(p, at(x), at(y), at(stream)));
   }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
   m.def("adaptive_avg_pool2d", [](const AdaptiveAvgPool2dProblem& p, Address x, Address y, Address stream) {
-    check(cuda::adaptive_avg_pool2d(p, pointer(x), pointer(y), pointer(stream)));
+    check(cuda::adaptive_avg_pool2d(p, at(x), at(y), at(stream)));
   }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
   m.def("subsample2d", [](const Subsample2dProblem& p, Address x, Address coefficient, Address bias, Address y,
                           Address stream) {
-    check(cuda::subsample2d(p, pointer(x), pointer(coefficient), pointer(bias), pointer(y), pointer(stream)));
+    check(cuda::subsample2d(p, at(x), at(coefficient), at(bias), at(y), at(stream)));
   }, py::arg("problem"), py::arg("x"), py::arg("coefficient"), py::arg("bias"), py::arg("y"), py::arg("stream") = 0);
   m.def("copy_slice", [](const CopySliceProblem& p, Address x, Address y, Address stream) {
-    check(cuda::copy_slice(p, pointer(x), pointer(y), pointer(stream)));
+    check(cuda::copy_slice(p, at(x), at(y), at(stream)));
   }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
   m.def("add_relu", [](const AddReluProblem& p, Address a, Address b, Address y, Address stream) {
-    check(cuda::add_relu(p, pointer(a), pointer(b), pointer(y), pointer(stream)));
+    check(cuda::add_relu(p, at(a), at(b), at(y), at(stream)));
   }, py::arg("problem"), py::arg("a"), py::arg("b"), py::arg("y"), py::arg("stream") = 0);
   m.def("rbf", [](const RbfProblem& p, Address x, Address centers, Address y, Address stream) {
-    check(cuda::rbf(p, pointer(x), pointer(centers), pointer(y), pointer(stream)));
+    check(cuda::rbf(p, at(x), at(centers), at(y), at(stream)));
   }, py::arg("problem"), py::arg("x"), py::arg("centers"), py::arg("y"), py::arg("stream") = 0);
 }
 

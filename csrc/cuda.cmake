@@ -43,6 +43,10 @@ if(NOT FASTCNN_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
     cuda/device.cu
     ops/add_relu/add_relu_cuda.cu
     ops/concat/copy_slice_cuda.cu
+    ops/conv2d/conv2d_cuda.cu
+    ops/conv2d/conv2d_sm80_bfloat16_cuda.cu
+    ops/conv2d/conv2d_sm80_float16_cuda.cu
+    ops/conv2d/conv2d_sm80_float32_cuda.cu
     ops/lrn/lrn_cuda.cu
     ops/pool/pool_cuda.cu
     ops/rbf/rbf_cuda.cu

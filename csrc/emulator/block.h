@@ -171,6 +171,8 @@ bool meet(Rendezvous& meeting, int size, Collective operation);
 void wake(int first, int count);
 const char* name(Collective operation);
 float decode(const uint8_t* bytes, MmaType type);
+// How a tensor core rounds: one instruction's products are summed wide, the result is cut off, not rounded.
+float truncate(double sum);
 
 // checker.cc
 uint32_t* clock_of(int thread);

@@ -1,5 +1,6 @@
 // Barriers and the warp's collectives.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "emulator/block.h"
@@ -104,6 +105,11 @@ float decode(const uint8_t* bytes, MmaType type) {
   return value;
 }
 
+float truncate(double sum) {
+  const float nearest = static_cast<float>(sum);
+  return std::fabs(nearest) > std::fabs(sum) ? std::nextafterf(nearest, 0.0f) : nearest;
+}
+
 // m16n8, k16 (16-bit types) or k8 (tf32). With g = lane / 4, t = lane % 4 and e elements to a register:
 //   A registers: (g, te), (g+8, te), (g, te + 4e), (g+8, te + 4e); B: (te, g), (te + 4e, g); D: (g, 2t),
 //   (g+8, 2t).
@@ -139,8 +145,11 @@ void mma(float d[4], const uint32_t a[4], const uint32_t b[2], MmaType type) {
     std::copy_n(lanes[lane].d + 2, 2, &D[g + 8][2 * t]);
   }
   for (int m = 0; m < 16; m++)
-    for (int i = 0; i < k; i++)
-      for (int n = 0; n < 8; n++) D[m][n] += A[m][i] * B[i][n];
+    for (int n = 0; n < 8; n++) {
+      double sum = D[m][n];
+      for (int i = 0; i < k; i++) sum += static_cast<double>(A[m][i]) * B[i][n];
+      D[m][n] = truncate(sum);
+    }
   for (int lane = 0; lane < kWarp; lane++) {
     std::copy_n(&D[lane / 4][lane % 4 * 2], 2, lanes[lane].d);
     std::copy_n(&D[lane / 4 + 8][lane % 4 * 2], 2, lanes[lane].d + 2);

@@ -51,9 +51,13 @@ void execute(Wgmma& w) {
   });
   std::vector<float>& tile = w.accumulators->tile;
   if (!w.accumulate) std::fill(tile.begin(), tile.end(), 0.0f);
-  for (int m = 0; m < kRows; m++)
+  for (int m = 0; m < kRows; m++) {
+    double sum[256];
+    for (int n = 0; n < w.n; n++) sum[n] = tile[m * w.n + n];
     for (int k = 0; k < kChunks * per_chunk; k++)
-      for (int n = 0; n < w.n; n++) tile[m * w.n + n] += A[m][k] * B[k][n];
+      for (int n = 0; n < w.n; n++) sum[n] += static_cast<double>(A[m][k]) * B[k][n];
+    for (int n = 0; n < w.n; n++) tile[m * w.n + n] = truncate(sum[n]);
+  }
 }
 
 // Register 4j + 2h + e of a thread is element (16 warp + lane/4 + 8h, 8j + 2(lane%4) + e) of the 64 x n tile.

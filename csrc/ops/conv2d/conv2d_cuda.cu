@@ -1,0 +1,203 @@
+// Planning and launching: which kernels take a problem, in which order they are expected to be fast.
+#include <algorithm>
+#include <cmath>
+
+#include "ops/conv2d/conv2d_cuda.h"
+#include "ops/conv2d/conv2d_sm80_cuda.cuh"
+
+namespace fastcnn::cuda {
+
+namespace {
+
+const char* const kKernelNames[] = {"sm80", "sm80_gather", "sm90"};
+const char* const kModeNames[] = {"strict", "tf32"};
+
+int element_size(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
+
+// A compiled tile, and what the model below assumes of it.
+struct TileFacts {
+  int m, n, shared_bytes, threads;
+  double efficiency;  // share of the tensor cores' rate that its inner loop may reach
+};
+template <class Tile>
+constexpr TileFacts facts(double efficiency) {
+  return {Tile::kM, Tile::kN, Tile::kSharedBytes, Tile::kThreads, efficiency};
+}
+constexpr TileFacts kTiles[] = {facts<Sm80Tile128x128>(0.80), facts<Sm80Tile128x64>(0.65),
+                                facts<Sm80Tile64x64>(0.50), facts<Sm80Tile128x32>(0.40)};
+constexpr int kStages = 4;
+
+const TileFacts* find_tile(const Conv2dPlan& plan) {
+  for (const TileFacts& tile : kTiles)
+    if (tile.m == plan.tile_m && tile.n == plan.tile_n) return &tile;
+  return nullptr;
+}
+
+bool is_strict(const Conv2dProblem& p, const Conv2dPlan& plan) {
+  return p.dtype == DType::float32 && plan.float32_mode == Float32Mode::strict;
+}
+
+int64_t total_steps(const Conv2dProblem& p) {
+  return ceil_div(p.R * p.S * (p.C / p.groups) * element_size(p.dtype), Sm80Tile64x64::kRowBytes);
+}
+
+std::string number_reason(const char* what, int64_t value, int64_t limit) {
+  return std::string(what) + " is " + std::to_string(value) + ", the kernel's limit is " +
+         std::to_string(limit);
+}
+
+// Clock cycles that a plan is expected to take: waves of blocks, each as long as its products at the tile's
+// share of the tensor cores' rate, or its steps' latency; and the partial sums' way through memory. Rough on
+// purpose: it only has to order plans, and a measurement on the device overrules it.
+double expected_cycles(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
+  const TileFacts& tile = *find_tile(plan);
+  const double products_per_cycle = p.dtype != DType::float32 ? 1024 : is_strict(p, plan) ? 512.0 / 3 : 512;
+  const double bytes_per_cycle = 12;  // of device memory, per multiprocessor
+  const int64_t M = p.N * p.P * p.Q;
+  const int64_t blocks =
+      ceil_div(M, tile.m) * ceil_div(p.K / p.groups, tile.n) * p.groups * static_cast<int64_t>(plan.splits);
+  const int resident =
+      std::max(1, std::min(device.shared_memory_per_block / tile.shared_bytes, 1024 / tile.threads));
+  const int64_t waves = ceil_div(blocks, static_cast<int64_t>(device.multiprocessors) * resident);
+  const double together =
+      std::min<double>(resident, std::ceil(static_cast<double>(blocks) / device.multiprocessors));
+  const double steps = static_cast<double>(ceil_div(total_steps(p), plan.splits));
+  const double step_products =
+      static_cast<double>(tile.m) * tile.n * Sm80Tile64x64::kRowBytes / element_size(p.dtype);
+  const double step = std::max(together * step_products / (products_per_cycle * tile.efficiency), 150.0);
+  double cycles = waves * (steps * step + 2000);
+  if (plan.kernel == Conv2dKernel::sm80_gather) cycles *= 4;
+  if (plan.splits > 1)
+    cycles += 4000 + 8.0 * plan.splits * M * p.K / (bytes_per_cycle * device.multiprocessors);
+  return cycles;
+}
+
+}  // namespace
+
+std::string conv2d_plan_name(const Conv2dPlan& plan) {
+  char text[96];
+  snprintf(text, sizeof text, "%s/%dx%d/stages=%d/splits=%d/%s", kKernelNames[static_cast<int>(plan.kernel)],
+           plan.tile_m, plan.tile_n, plan.stages, plan.splits,
+           kModeNames[static_cast<int>(plan.float32_mode)]);
+  return text;
+}
+
+Status conv2d_plan_from_name(const std::string& name, Conv2dPlan* plan) {
+  char kernel[16], mode[16];
+  if (sscanf(name.c_str(), "%15[^/]/%dx%d/stages=%d/splits=%d/%15s", kernel, &plan->tile_m, &plan->tile_n,
+             &plan->stages, &plan->splits, mode) == 6) {
+    for (int k = 0; k < 3; k++)
+      for (int m = 0; m < 2; m++)
+        if (std::string(kernel) == kKernelNames[k] && std::string(mode) == kModeNames[m]) {
+          plan->kernel = static_cast<Conv2dKernel>(k);
+          plan->float32_mode = static_cast<Float32Mode>(m);
+          return Status();
+        }
+  }
+  return make_status(StatusCode::invalid_argument,
+                     "conv2d: \"%s\" is not a plan; one looks like sm80/128x64/stages=4/splits=1/tf32",
+                     name.c_str());
+}
+
+std::string conv2d_plan_reason(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
+  const int64_t int_limit = INT32_MAX / 2, size = element_size(p.dtype);
+  const int64_t depth = p.R * p.S * (p.C / p.groups);
+  if (plan.kernel == Conv2dKernel::sm90) return "the Hopper kernel is not built";
+  if (device.major < 8)
+    return "it needs compute capability 8.0, the device has " + std::to_string(device.major);
+  const TileFacts* tile = find_tile(plan);
+  if (!tile || plan.stages != kStages) return "there is no such tile";
+  if ((is_strict(p, plan) || plan.kernel == Conv2dKernel::sm80_gather) &&
+      (plan.tile_m != 64 || plan.tile_n != 64))
+    return "strict float32 and unaligned tensors have one tile, 64x64";
+  if (plan.kernel == Conv2dKernel::sm80 && (p.C / p.groups * size % 16 || p.x_stride * size % 16))
+    return "it needs channels (per group) and the pixel stride to be multiples of 16 bytes";
+  if (tile->shared_bytes > device.shared_memory_per_block)
+    return number_reason("the tile's shared memory", tile->shared_bytes, device.shared_memory_per_block);
+  if (plan.splits < 1 || plan.splits > total_steps(p))
+    return number_reason("splits", plan.splits, total_steps(p));
+  if (depth > int_limit) return number_reason("R S C / groups", depth, int_limit);
+  if ((p.H + 2 * p.pad_h) * (p.W + 2 * p.pad_w) > int_limit)
+    return number_reason("a padded image's pixel count", (p.H + 2 * p.pad_h) * (p.W + 2 * p.pad_w),
+                         int_limit);
+  if (p.dilation_h * p.R > int_limit || p.dilation_w * p.S > int_limit)
+    return "the kernel's extent is too large";
+  if (ceil_div(p.N * p.P * p.Q, tile->m) > INT32_MAX) return "there are too many output pixels";
+  if (ceil_div(p.K / p.groups, tile->n) > 65535)
+    return number_reason("K / groups", p.K / p.groups, 65535 * tile->n);
+  if (p.groups * plan.splits > 65535)
+    return number_reason("groups times splits", p.groups * plan.splits, 65535);
+  return "";
+}
+
+std::vector<Conv2dPlan> conv2d_plans(const Conv2dProblem& p, const Device& device, Float32Mode mode) {
+  std::vector<Conv2dPlan> plans;
+  for (Conv2dKernel kernel : {Conv2dKernel::sm80, Conv2dKernel::sm80_gather})
+    for (const TileFacts& tile : kTiles)
+      for (int splits : {1, 2, 3, 4, 6, 8, 12, 16}) {
+        if (splits > 1 && total_steps(p) / splits < 4) break;  // too little left to fill the pipeline
+        const Conv2dPlan plan{kernel, mode, tile.m, tile.n, kStages, splits};
+        if (conv2d_plan_reason(p, plan, device).empty()) plans.push_back(plan);
+      }
+  std::stable_sort(plans.begin(), plans.end(), [&](const Conv2dPlan& a, const Conv2dPlan& b) {
+    return expected_cycles(p, a, device) < expected_cycles(p, b, device);
+  });
+  return plans;
+}
+
+size_t conv2d_workspace_bytes(const Conv2dProblem& p, const Conv2dPlan& plan) {
+  return plan.splits > 1 ? sizeof(float) * plan.splits * p.N * p.P * p.Q * p.K : 0;
+}
+
+Conv2dProblem conv2d_from_linear(const LinearProblem& linear) {
+  Conv2dProblem p = {};
+  p.dtype = linear.dtype;
+  p.activation = linear.activation;
+  p.has_bias = linear.has_bias;
+  p.N = linear.N;
+  p.C = linear.D;
+  p.K = linear.M;
+  p.H = p.W = p.R = p.S = p.P = p.Q = p.stride_h = p.stride_w = p.dilation_h = p.dilation_w = p.groups = 1;
+  p.x_stride = linear.x_stride;
+  p.y_stride = linear.y_stride;
+  return p;
+}
+
+Status conv2d(const Conv2dProblem& p, const Conv2dPlan& asked, const void* x, const void* weight,
+              const void* bias, const void* residual, void* y, void* workspace, void* stream) {
+  if (p.N * p.P * p.Q * p.K == 0) return Status();
+  Conv2dPlan plan = asked;
+  const int64_t size = element_size(p.dtype);
+  if (plan.kernel != Conv2dKernel::sm80_gather &&
+      !vectorises(size, {x, weight}, {p.C / p.groups, p.x_stride, p.R * p.S * p.C / p.groups})) {
+    plan.kernel = Conv2dKernel::sm80_gather;
+    plan.tile_m = plan.tile_n = 64;
+  }
+  if (plan.splits > 1 && !workspace)
+    return make_status(StatusCode::invalid_argument, "conv2d: %d splits need a workspace of %zu bytes",
+                       plan.splits, conv2d_workspace_bytes(p, plan));
+  Conv2dSm80Params params = {};
+  params.problem = p;
+  params.x = x;
+  params.weight = weight;
+  params.epilogue = {p.has_bias ? bias : nullptr,
+                     p.has_residual ? residual : nullptr,
+                     y,
+                     p.y_stride,
+                     p.residual_stride,
+                     p.activation,
+                     vectorises(size, {bias, residual, y}, {p.K / p.groups, p.y_stride, p.residual_stride})};
+  params.splits = plan.splits;
+  params.steps_per_split = static_cast<int32_t>(ceil_div(total_steps(p), plan.splits));
+  params.partial = plan.splits > 1 ? static_cast<float*>(workspace) : nullptr;
+  Status status = p.dtype == DType::float32   ? run_sm80_float32(plan, params, stream)
+                  : p.dtype == DType::float16 ? run_sm80_float16(plan, params, stream)
+                                              : run_sm80_bfloat16(plan, params, stream);
+  if (!status.ok() || plan.splits == 1) return status;
+  const Conv2dReduceParams reduce{params.partial, params.epilogue, p.N * p.P * p.Q, p.K, plan.splits};
+  return p.dtype == DType::float32   ? reduce_float32(reduce, stream)
+         : p.dtype == DType::float16 ? reduce_float16(reduce, stream)
+                                     : reduce_bfloat16(reduce, stream);
+}
+
+}  // namespace fastcnn::cuda
