@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
     if (!inside) h0[i] = -(1 << 30);  // every tap lies outside: zeros
     image[i] = x + n * H * W * p.x_stride;
   }
-  TapCursor tap;
+  TapCursor tap = {};
 
   auto load = [&](int stage) {
     const int dh = tap.r * static_cast<int>(p.dilation_h), dw = tap.s * static_cast<int>(p.dilation_w);
