@@ -3,16 +3,21 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <tuple>
+
 #include "base/problem.h"
 #include "cpu/isa.h"
 #include "ops/add_relu/add_relu_cpu.h"
 #include "ops/concat/concat_cpu.h"
+#include "ops/elementwise/elementwise_cpu.h"
+#include "ops/layout/layout_cpu.h"
 #include "ops/conv2d/conv2d_cpu.h"
 #include "ops/linear/linear_cpu.h"
 #include "ops/lrn/lrn_cpu.h"
 #include "ops/pool/pool_cpu.h"
 #include "ops/rbf/rbf_cpu.h"
 #include "ops/subsample2d/subsample2d_cpu.h"
+#include "plan/plan.h"
 
 #if defined(FASTCNN_WITH_CUDA) || defined(FASTCNN_EMULATED)
 #include "base/status.h"
@@ -160,6 +165,35 @@ void bind_problems(py::module_& m) {
       .def_readwrite("M", &RbfProblem::M)
       .def_readwrite("x_stride", &RbfProblem::x_stride)
       .def_readwrite("y_stride", &RbfProblem::y_stride);
+  py::enum_<Elementwise>(m, "Elementwise")
+      .value("relu", Elementwise::relu)
+      .value("relu6", Elementwise::relu6)
+      .value("sigmoid", Elementwise::sigmoid)
+      .value("tanh", Elementwise::tanh)
+      .value("scaled_tanh", Elementwise::scaled_tanh)
+      .value("silu", Elementwise::silu)
+      .value("hardsigmoid", Elementwise::hardsigmoid)
+      .value("hardswish", Elementwise::hardswish)
+      .value("add", Elementwise::add)
+      .value("scale_channels", Elementwise::scale_channels);
+  py::class_<ElementwiseProblem>(m, "ElementwiseProblem")
+      .def(py::init([] { return ElementwiseProblem{}; }))
+      .def_readwrite("dtype", &ElementwiseProblem::dtype)
+      .def_readwrite("function", &ElementwiseProblem::function)
+      .def_readwrite("pixels", &ElementwiseProblem::pixels)
+      .def_readwrite("C", &ElementwiseProblem::C)
+      .def_readwrite("a_stride", &ElementwiseProblem::a_stride)
+      .def_readwrite("b_stride", &ElementwiseProblem::b_stride)
+      .def_readwrite("y_stride", &ElementwiseProblem::y_stride)
+      .def_readwrite("pixels_per_image", &ElementwiseProblem::pixels_per_image);
+  py::class_<LayoutProblem>(m, "LayoutProblem")
+      .def(py::init([] { return LayoutProblem{}; }))
+      .def_readwrite("element_size", &LayoutProblem::element_size)
+      .def_readwrite("N", &LayoutProblem::N)
+      .def_readwrite("H", &LayoutProblem::H)
+      .def_readwrite("W", &LayoutProblem::W)
+      .def_readwrite("C", &LayoutProblem::C)
+      .def_readwrite("pixel_stride", &LayoutProblem::pixel_stride);
 }
 
 using Address = uintptr_t;
@@ -302,6 +336,15 @@ void bind_cpu(py::module_ m) {
                           int threads) {
     FASTCNN_SELECT(subsample2d)(problem, at(x), at<float>(coefficient), at<float>(bias), at(y), threads);
   }, Release());
+  m.def("elementwise", [](const ElementwiseProblem& problem, Address a, Address b, Address y, int threads) {
+    FASTCNN_SELECT(elementwise)(problem, at(a), at(b), at(y), threads);
+  }, Release());
+  m.def("to_channels_last", [](const LayoutProblem& problem, Address x, Address y, int threads) {
+    to_channels_last(problem, at(x), at(y), threads);
+  }, Release());
+  m.def("to_channels_first", [](const LayoutProblem& problem, Address x, Address y, int threads) {
+    to_channels_first(problem, at(x), at(y), threads);
+  }, Release());
   m.def("rbf", [](const RbfProblem& problem, Address x, Address centers, Address y, int threads) {
     FASTCNN_SELECT(rbf)(problem, at(x), at<float>(centers), at(y), threads);
   }, Release());
@@ -343,6 +386,84 @@ void bind_cpu_linear(py::module_& m) {
            py::arg("y"), py::arg("threads"));
 }
 
+// A tensor of a plan, as Python gives it: (buffer, byte offset), a buffer alone, or None.
+struct PlaceArgument : Place {
+  PlaceArgument(const py::object& given) {
+    if (given.is_none()) return;
+    if (py::isinstance<py::int_>(given)) {
+      buffer = given.cast<int>();
+    } else {
+      std::tie(buffer, offset) = given.cast<std::pair<int, int64_t>>();
+    }
+  }
+};
+
+void bind_plan(py::module_& m) {
+  using Given = py::object;
+  using In = PlaceArgument;
+  py::class_<Plan>(m, "Plan",
+                   "A network as one native call: operations over one arena (csrc/plan/plan.h). Tensors are\n"
+                   "(buffer, byte offset), or a buffer alone. Constants are addresses, kept alive by the caller.")
+      .def(py::init())
+      .def("buffer", &Plan::buffer, py::arg("bytes"))
+      .def("input", &Plan::input, py::arg("bytes"))
+      .def("output", &Plan::output, py::arg("bytes"))
+      .def("conv2d", [](Plan& self, const Conv2d& conv, const Given& x, Address packed, Address bias,
+                        const Given& residual, const Given& y) {
+             self.conv2d(conv, In(x), at(packed), at<float>(bias), In(residual), In(y));
+           }, py::arg("conv"), py::arg("x"), py::arg("packed"), py::arg("bias"), py::arg("residual"), py::arg("y"))
+      .def("linear", [](Plan& self, const Linear& linear, const Given& x, Address packed, Address bias,
+                        const Given& y) {
+             self.linear(linear, In(x), at(packed), at<float>(bias), In(y));
+           }, py::arg("linear"), py::arg("x"), py::arg("packed"), py::arg("bias"), py::arg("y"))
+      .def("pool2d", [](Plan& self, const Pool2dProblem& problem, const Given& x, const Given& y) {
+        self.pool2d(problem, In(x), In(y));
+      })
+      .def("adaptive_avg_pool2d", [](Plan& self, const AdaptiveAvgPool2dProblem& problem, const Given& x,
+                                     const Given& y) { self.adaptive_avg_pool2d(problem, In(x), In(y)); })
+      .def("lrn", [](Plan& self, const LrnProblem& problem, const Given& x, const Given& y) {
+        self.lrn(problem, In(x), In(y));
+      })
+      .def("lrn_max_pool2d", [](Plan& self, const LrnProblem& problem, const Pool2dProblem& pool, const Given& x,
+                                const Given& y) { self.lrn_max_pool2d(problem, pool, In(x), In(y)); })
+      .def("subsample2d", [](Plan& self, const Subsample2dProblem& problem, const Given& x, Address coefficient,
+                             Address bias, const Given& y) {
+        self.subsample2d(problem, In(x), at<float>(coefficient), at<float>(bias), In(y));
+      })
+      .def("copy_slice", [](Plan& self, const CopySliceProblem& problem, const Given& x, const Given& y) {
+        self.copy_slice(problem, In(x), In(y));
+      })
+      .def("add_relu", [](Plan& self, const AddReluProblem& problem, const Given& a, const Given& b,
+                          const Given& y) { self.add_relu(problem, In(a), In(b), In(y)); })
+      .def("elementwise", [](Plan& self, const ElementwiseProblem& problem, const Given& a, const Given& b,
+                             const Given& y) { self.elementwise(problem, In(a), In(b), In(y)); })
+      .def("rbf", [](Plan& self, const RbfProblem& problem, const Given& x, Address centers, const Given& y) {
+        self.rbf(problem, In(x), at<float>(centers), In(y));
+      })
+      .def("to_channels_last", [](Plan& self, const LayoutProblem& problem, const Given& x, const Given& y) {
+        self.to_channels_last(problem, In(x), In(y));
+      })
+      .def("to_channels_first", [](Plan& self, const LayoutProblem& problem, const Given& x, const Given& y) {
+        self.to_channels_first(problem, In(x), In(y));
+      })
+      .def("finalize", &Plan::finalize, "Places the buffers; from here on the plan may run, and may not change.")
+      .def_property_readonly("arena_bytes", &Plan::arena_bytes)
+      .def("run", [](const Plan& self, const std::vector<Address>& inputs, const std::vector<Address>& outputs,
+                     Address arena, int threads) {
+             std::vector<void*> from, to;
+             for (Address address : inputs) from.push_back(at(address));
+             for (Address address : outputs) to.push_back(at(address));
+             self.run(from, to, at(arena), threads);
+           }, py::call_guard<py::gil_scoped_release>(), py::arg("inputs"), py::arg("outputs"), py::arg("arena"),
+           py::arg("threads"))
+      .def("describe", [](const Plan& self) {
+        py::list rows;
+        for (const Plan::Description& row : self.describe())
+          rows.append(py::make_tuple(row.op, row.kernel, row.shape, row.gflop, row.bytes));
+        return rows;
+      }, "(op, kernel, shapes, GFLOP, bytes) of every operation.");
+}
+
 }  // namespace
 
 #ifdef FASTCNN_EMULATED
@@ -357,6 +478,7 @@ PYBIND11_MODULE(_C, m) {
   bind_cpu(cpu);
   bind_cpu_conv2d(cpu);
   bind_cpu_linear(cpu);
+  bind_plan(cpu);
   m.def("build_info", [] {
     return py::dict(py::arg("version") = FASTCNN_VERSION, py::arg("compiler") = FASTCNN_COMPILER,
                     py::arg("cuda") = FASTCNN_CUDA_BUILD);

@@ -6,11 +6,14 @@ set(FASTCNN_CPU_SOURCES
   cpu/scratch.cpp
   cpu/thread_pool.cpp
   ops/conv2d/conv2d_cpu.cpp
-  ops/linear/linear_cpu.cpp)
+  ops/layout/layout_cpu.cpp
+  ops/linear/linear_cpu.cpp
+  plan/plan.cpp)
 set(FASTCNN_ISA_SOURCES
   ops/add_relu/add_relu_cpu.cpp
   ops/concat/concat_cpu.cpp
   ops/conv2d/direct_cpu.cpp
+  ops/elementwise/elementwise_cpu.cpp
   ops/linear/gemm_cpu.cpp
   ops/lrn/lrn_cpu.cpp
   ops/pool/pool_cpu.cpp

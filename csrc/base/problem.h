@@ -102,4 +102,34 @@ struct RbfProblem {
   int64_t x_stride, y_stride;
 };
 
+// One operand: relu .. hardswish, y[pixel, c] = f(a[pixel, c]). Two: add, y = a + b; scale_channels,
+// y[pixel, c] = a[pixel, c] * b[pixel / pixels_per_image, c] (squeeze and excitation).
+enum class Elementwise : int32_t {
+  relu = 0,
+  relu6 = 1,
+  sigmoid = 2,
+  tanh = 3,
+  scaled_tanh = 4,
+  silu = 5,
+  hardsigmoid = 6,
+  hardswish = 7,
+  add = 8,
+  scale_channels = 9
+};
+
+struct ElementwiseProblem {
+  DType dtype;
+  Elementwise function;
+  int64_t pixels, C;
+  int64_t a_stride, b_stride, y_stride;
+  int64_t pixels_per_image;  // for scale_channels
+};
+
+// A contiguous NCHW tensor and a channels_last one, copied into each other.
+struct LayoutProblem {
+  int64_t element_size;  // 2 or 4
+  int64_t N, H, W, C;
+  int64_t pixel_stride;  // of the channels_last side
+};
+
 }  // namespace fastcnn

@@ -95,6 +95,7 @@ Conv2d::Conv2d(const Conv2dProblem& problem, const std::string& name) : problem_
   if (!reason.empty()) throw std::invalid_argument(reason);
   reason = algorithm.capable(problem);
   if (!reason.empty()) throw std::invalid_argument(name + ": " + reason);
+  name_ = algorithm.name;
   kernel_ = &algorithm.kernel();
 }
 

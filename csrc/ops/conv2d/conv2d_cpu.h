@@ -34,6 +34,8 @@ class Conv2d {
   // of choice (tolerance, speed) do not bind here: whoever names an algorithm gets it.
   Conv2d(const Conv2dProblem& problem, const std::string& name);
 
+  const Conv2dProblem& problem() const { return problem_; }
+  const char* name() const { return name_; }
   int64_t packed_bytes() const { return kernel_->packed_bytes(problem_); }
   // weight: (K, C / groups, R, S), contiguous.
   void pack(const float* weight, void* packed) const { kernel_->pack(problem_, weight, packed); }
@@ -43,6 +45,7 @@ class Conv2d {
 
  private:
   Conv2dProblem problem_;
+  const char* name_;
   const Conv2dKernel* kernel_;
 };
 

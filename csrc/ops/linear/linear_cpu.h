@@ -27,6 +27,7 @@ class Linear {
   // Throws std::invalid_argument if the problem makes no sense.
   explicit Linear(const LinearProblem& problem, DType weight_dtype = DType::float32);
 
+  const LinearProblem& problem() const { return problem_; }
   int64_t packed_bytes() const { return kernel_->packed_bytes(problem_, weight_dtype_); }
   // weight: (M, D), contiguous.
   void pack(const float* weight, void* packed) const {
