@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_module
 import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -54,6 +58,60 @@ def kernels(
         print(json_module.dumps(list_kernels(), indent=2))
     else:
         _print_kernels()
+
+
+@app.command()
+def bench(
+    kinds: Annotated[str, typer.Option(help="What to time: network, op, overhead; several with commas.")] = "network",
+    networks: Annotated[str, typer.Option(help="Only these networks and their layers: lenet5,resnet50.")] = "",
+    contenders: Annotated[str, typer.Option(help="Only these contenders: fastcnn,eager,compile.")] = "",
+    match: Annotated[str, typer.Option(help="Only cases whose name holds this text: 'conv2d 3x3'.")] = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda; cuda if there is one.")] = "",
+    threads: Annotated[int, typer.Option(help="CPU threads; PyTorch's setting if 0.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every batch and contender, longer: hours, not minutes.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Write a result file: a name, or a folder.")] = None,
+) -> None:
+    """Times a part of the suite against PyTorch and the installed peers, after checking every result."""
+    from fastcnn.report import commands
+
+    with _reported():
+        commands.bench(
+            console, kinds=kinds.split(","), networks=networks, contenders=contenders, match=match, device=device,
+            quick=not full, threads=threads, output=output,
+        )  # fmt: skip
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path] | None, typer.Argument(help="Result files, one a device; all of results/.")] = None,
+    against: Annotated[Path | None, typer.Option(help="An older result file: show what got slower.")] = None,
+    output: Annotated[Path, typer.Option(help="The folder of the page and its plots.")] = Path("report"),
+    write_docs: Annotated[
+        bool, typer.Option("--write-docs", help="Only fill in the figures of README.md and docs/ from results/.")
+    ] = False,
+) -> None:
+    """Turns result files into one HTML page and plots, or fills in the documentation's figures."""
+    from fastcnn.report import commands, docs
+
+    with _reported():
+        if write_docs:
+            for changed in map(str, docs.write(Path.cwd()) or ["nothing to change"]):
+                console.print(changed)
+            return
+        files = results or sorted(Path("results").glob("*.json"))
+        commands.report(console, files, against, output)
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Ends the command with the message alone where the user's input, or a result, was wrong."""
+    try:
+        yield
+    except (ValueError, AssertionError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def list_kernels() -> list[dict[str, Any]]:

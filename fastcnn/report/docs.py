@@ -1,0 +1,138 @@
+"""Figures in the documentation, written from result files so that text and measurement cannot drift apart.
+
+In Markdown, a figure stands between two comments, in a line or as a block:
+
+    It takes <!-- fastcnn: time resnet50 8 fastcnn -->100 ms<!-- end --> for eight pictures.
+
+    <!-- fastcnn: table networks -->
+    ...
+    <!-- end -->
+
+python -m fastcnn report --write-docs fills them in from results/*.json; a test fails if that would change a file.
+
+    table networks          fastcnn, PyTorch and the other engines: medians at every batch
+    table peers             the version of every engine
+    time NAME BATCH WHO     a median: NAME a network, or an operator's label with _ for spaces
+    ratio NAME BATCH WHO    WHO's time over fastcnn's; WHO may be `best`: the fastest other
+    device                  the processor and threads
+
+A line that four spaces indent is an example, and left alone.
+
+A file of several devices names one: `<!-- fastcnn(amd-epyc-avx2-2-threads): device -->`; without a name, the first
+file by name serves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from fastcnn.report.commands import seconds
+from fastcnn.report.plots import network_cases
+from fastcnn.report.results import Results, Row
+from fastcnn.report.summary import NAMES, ORDER, speed_up
+
+_FIGURE = re.compile(
+    r"(?P<open><!-- fastcnn(?:\((?P<device>[^)]*)\))?: (?P<what>[^>]*?) -->)(?P<old>.*?)(?P<close><!-- end -->)",
+    re.DOTALL,
+)
+
+
+def documents(root: Path) -> list[Path]:
+    """The Markdown files that may hold figures."""
+    return sorted([*root.glob("*.md"), *root.glob("docs/**/*.md")])
+
+
+def write(root: Path) -> list[Path]:
+    """Fills in the figures of every document under `root`; returns the files that changed."""
+    changed = []
+    for document in documents(root):
+        old = document.read_text()
+        new = filled(old, root / "results", str(document))
+        if new != old:
+            document.write_text(new)
+            changed.append(document)
+    return changed
+
+
+def filled(text: str, folder: Path, name: str = "text") -> str:
+    """`text` with every figure as the result files in `folder` have it.
+
+    Raises:
+        ValueError: a marker asks for a figure or device that there is not; the message quotes it.
+    """
+    loaded: dict[str, Results] = {}
+
+    def replace(match: re.Match[str]) -> str:
+        line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+        if line.startswith("    "):
+            return match[0]
+        what, device = match["what"].split(), match["device"]
+        if not loaded:
+            loaded.update({path.stem: Results.load(path) for path in sorted(folder.glob("*.json"))})
+        results = loaded.get(device) if device else next(iter(loaded.values()), None)
+        if results is None:
+            raise ValueError(f"{name}: {match['open']}: no result file {device or ''} in {folder}")
+        try:
+            figure = _FIGURES[" ".join(what[:2]) if what[0] == "table" else what[0]](results, *what[1:])
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{name}: {match['open']}: no such figure in {results.path}: {error}") from None
+        return f"{match['open']}{figure}{match['close']}"
+
+    return _FIGURE.sub(replace, text)
+
+
+def _rows(results: Results, label: str, batch: str) -> dict[str, Row]:
+    for kind, wanted in (("network", label), ("op", label.replace("_", " ")), ("overhead", label.replace("_", " "))):
+        rows = results.find(kind, wanted, int(batch))
+        if rows:
+            return rows
+    raise KeyError(f"{label} at batch {batch} was not run")
+
+
+def _time(results: Results, label: str, batch: str, contender: str = "fastcnn") -> str:
+    return seconds(_rows(results, label, batch)[contender].seconds)
+
+
+def _ratio(results: Results, label: str, batch: str, contender: str = "best") -> str:
+    ratio = speed_up(_rows(results, label, batch), contender)
+    if ratio is None:
+        raise KeyError(contender)
+    return f"{ratio:.2f}"
+
+
+def _device(results: Results) -> str:
+    about = results.about
+    return f"{about['device']}, {about['threads']} threads" if about["kind"] == "cpu" else str(about["device"])
+
+
+def _networks(results: Results, _: str = "") -> str:
+    cases = network_cases(results)
+    names = [name for name in ORDER if any(name in rows for rows in cases.values())]
+    lines = [
+        "| network | batch | " + " | ".join(NAMES[name] for name in names) + " | best other / fastcnn |",
+        "|---" * 2 + "|--:" * (len(names) + 1) + "|",
+    ]
+    for (network, batch), rows in cases.items():
+        fastest = min(rows.values(), key=lambda row: row.seconds).contender
+        cells = []
+        for name in names:
+            text = seconds(rows[name].seconds) if name in rows else "-"
+            cells.append(f"**{text}**" if name == fastest else text)
+        ratio = speed_up(rows, "best")
+        lines.append(f"| {network} | {batch} | {' | '.join(cells)} | {'-' if ratio is None else f'{ratio:.2f}'} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def _peers(results: Results, _: str = "") -> str:
+    return "\n" + "\n".join(f"- {name} {version}" for name, version in results.about["versions"].items()) + "\n"
+
+
+_FIGURES: dict[str, Callable[..., str]] = {
+    "time": _time,
+    "ratio": _ratio,
+    "device": _device,
+    "table networks": _networks,
+    "table peers": _peers,
+}

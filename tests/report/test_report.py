@@ -1,0 +1,204 @@
+"""What is made of results: the file, the page, the plots, the comparison, the figures in the documentation."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from fastcnn.__main__ import app
+from fastcnn.report import commands, docs, roofline
+from fastcnn.report.cases import TINY, Case, capture
+from fastcnn.report.results import Results, file_name
+from fastcnn.report.roofline import Ceilings, floor_seconds
+from fastcnn.report.summary import geometric_mean, slower, speed_up
+
+from .made_up import CEILINGS, FACTORS, file
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def some_cases() -> list[Case]:
+    networks = [Case("network", name, name, batch) for name in ("lenet5", "alexnet") for batch in (1, 8)]
+    layers = [
+        Case("op", call.function, call.label, call=call, networks=(("alexnet", 1),)) for call in capture("alexnet")
+    ]
+    growing = [Case("network", "googlenet", "googlenet", image=image) for image in (0, 160, 320)]
+    tiny = [Case("overhead", call.function, f"tiny {call.function}", call=call) for call in TINY]
+    return networks + layers + growing + tiny
+
+
+@pytest.fixture(scope="module")
+def made() -> Results:
+    return file(some_cases())
+
+
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    made.save(folder / "made-up.json")
+    return folder
+
+
+def test_file_reads_back(made, folder):
+    read = Results.load(folder / "made-up.json")
+    assert len(read.rows) == len(made.rows)
+    rows = read.find("network", "alexnet", 8)
+    assert set(rows) == set(FACTORS)
+    assert speed_up(rows, "eager") == pytest.approx(2.0, rel=0.02)
+    assert speed_up(rows, "best") == pytest.approx(0.8, rel=0.02)
+    assert speed_up(rows, "mnn") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "no such result file"), ("{", "not a result file"), ("{}", "has format 1, this one None")],
+)
+def test_other_files_are_refused(tmp_path, text, message):
+    path = tmp_path / "other.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Results.load(path)
+
+
+def test_page_is_self_contained(folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    result = CliRunner().invoke(app, ["report", str(folder / "made-up.json"), "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    html = (tmp_path / "report.html").read_text()
+    assert not re.search(r"(src|href)=['\"](?!data:)", html)
+    for name in ("networks", "latency", "layers", "roofline", "growth", "memory", "overhead"):
+        png = tmp_path / f"made-up-{name}.png"
+        assert png.read_bytes()[:4] == b"\x89PNG"
+    assert html.count("<img") == 7
+    assert "MNN is not installed &lt;b&gt;" in html
+    assert "conv2d 5x5 64-&gt;192 27x27" in html
+
+
+def test_report_against_an_older_file(folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    file(some_cases()[:4], slower=1.5, seed=1).save(tmp_path / "new.json")
+    arguments = ["report", str(tmp_path / "new.json"), "--against", str(folder / "made-up.json")]
+    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "page")])
+    assert result.exit_code == 0, result.output
+    assert "lenet5, batch 1" in result.output
+    assert "Slower than" in (tmp_path / "page" / "report.html").read_text()
+
+
+def test_slower_needs_more_than_a_slower_machine(made):
+    assert slower(file(some_cases(), seed=1), made) == []
+    found = slower(file(some_cases(), slower=1.5, seed=1), made)
+    assert len(found) == len(some_cases())
+    assert all(change.ratio == pytest.approx(1.5, rel=0.03) for change in found)
+    drifted = json.loads(json.dumps(file(some_cases(), seed=1).data))
+    for row in drifted["benchmarks"]:
+        row["stats"]["median"] *= 1.5
+    assert slower(Results(drifted), made) == []
+
+
+def test_report_without_files_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["report"])
+    assert result.exit_code == 1
+    assert "no result file was given" in result.output
+
+
+def test_bench_refuses_in_words():
+    for arguments, message in (
+        (["--networks", "lenet6"], "unknown network 'lenet6'"),
+        (["--kinds", "layer"], "unknown kind 'layer'; allowed: network, op, overhead"),
+        (["--networks", "lenet5", "--match", "vgg"], "no case is called 'vgg'"),
+    ):
+        result = CliRunner().invoke(app, ["bench", *arguments])
+        assert result.exit_code == 1
+        assert message in result.output
+
+
+def test_bench_writes_a_result_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(roofline, "measure", lambda *_: CEILINGS)
+    console = Console(width=200, record=True)
+    arguments = {"kinds": ("overhead",), "networks": "lenet5", "contenders": "fastcnn,eager", "match": "tiny add_relu"}
+    commands.bench(console, device="cpu", output=tmp_path, **arguments)
+    read = Results.load(tmp_path / file_name())
+    assert [row.contender for row in read.rows] == ["fastcnn", "eager"]
+    text = console.export_text()
+    assert "tiny add_relu, batch 1" in text
+    assert "2 rows" in text
+
+
+def test_table_names_the_missing(made):
+    console = Console(width=200, record=True)
+    commands.print_table(made, console)
+    text = console.export_text()
+    assert "missing in 1 cases: mnn: MNN is not installed" in text
+    assert re.search(r"alexnet, batch 8 .* 2\.\d+", text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2.5, "2.5 s"), (0.1234, "123 ms"), (0.0123, "12.3 ms"), (4.2e-5, "42 us"), (5e-9, "5 ns")]
+)
+def test_seconds(value, text):
+    assert commands.seconds(value) == text
+
+
+def test_floor_is_the_larger_of_work_and_traffic():
+    ceilings = Ceilings({"float32": 1e9}, {1024: 1e9, 1 << 20: 1e8})
+    conv = Case("overhead", "conv2d", "tiny conv2d", call=TINY[3])
+    (layer,) = conv.work
+    assert floor_seconds(conv, ceilings) == pytest.approx(layer.flops / 1e9)
+    add = Case("overhead", "add_relu", "tiny add_relu", call=TINY[0])
+    slow = replace(ceilings, flops={"float32": 1e15})
+    assert floor_seconds(add, slow) == pytest.approx(3 * 8 * 4 / 1e9)
+    assert ceilings.bytes_per_second(1 << 21) == 1e8
+    assert ceilings.bytes_per_second(1) == 1e9
+
+
+def test_geometric_mean():
+    assert geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
+
+
+# ---- figures in the documentation --------------------------------------------------------------------------
+
+
+def test_figures_are_filled_in(folder):
+    text = (
+        "It takes <!-- fastcnn: time alexnet 8 fastcnn -->?<!-- end -->, "
+        "<!-- fastcnn(made-up): ratio alexnet 8 eager --><!-- end --> times less.\n"
+        "<!-- fastcnn: table networks -->\nold\n<!-- end -->\n"
+    )
+    new = docs.filled(text, folder)
+    assert re.search(r"fastcnn -->\d+ ms<!-- end -->", new)
+    assert re.search(r"eager -->(1\.9\d|2\.0\d)<!-- end -->", new)
+    assert "| alexnet | 8 |" in new
+    assert "old" not in new
+    assert docs.filled(new, folder) == new
+    example = "    see <!-- fastcnn: time nothing 1 nobody -->?<!-- end -->"
+    assert docs.filled(example, folder) == example
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("fastcnn: time vgg16 1", "vgg16 at batch 1 was not run"),
+        ("fastcnn: speed alexnet 1", "no such figure"),
+        ("fastcnn(cray): device", "no result file cray"),
+    ],
+)
+def test_a_figure_that_is_not_there_is_refused(folder, marker, message):
+    with pytest.raises(ValueError, match=message):
+        docs.filled(f"<!-- {marker} --><!-- end -->", folder)
+
+
+def test_documentation_agrees_with_the_results():
+    """Every marked figure of README.md and docs/ is what the result files say; --write-docs makes it so."""
+    for document in docs.documents(ROOT):
+        text = document.read_text()
+        assert docs.filled(text, ROOT / "results", str(document)) == text, (
+            f"python -m fastcnn report --write-docs: {document}"
+        )
