@@ -189,6 +189,15 @@ static inline void gemm_rows(int rows, int vecs, int64_t taps, int64_t depth, co
   gemm_tile<MR, 2>(taps, depth, a, offset, b, columns, out);
 }
 
+// `count` contiguous elements, widened to fp32.
+template <class T>
+static void copy_run(const T* x, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(out + i, load(x + i));
+  const int tail = static_cast<int>(count - i);
+  if (tail) store_partial(out + i, load_partial(x + i, tail), tail);
+}
+
 // Weights w[column][d], columns w_stride apart, into panel order [panel][d][vecs * kWidth].
 template <class W, class F>
 static void pack_panels(const Panels& panels, int64_t depth, W* packed, F&& weight) {

@@ -1,5 +1,9 @@
 """Every native CPU convolution algorithm, under every instruction set, against float64."""
 
+import platform
+import re
+import shutil
+import subprocess
 import threading
 from dataclasses import dataclass, replace
 
@@ -135,8 +139,8 @@ def check(case: Case, name: str) -> None:
     assert error <= 2 * theirs + eps * max(scale, 1.0), (name, case)
 
 
-# Documented in winograd_cpu.cpp.
-WINOGRAD_ERROR: dict[str, float] = {}
+# The bounds documented in conv2d_cpu.cpp.
+WINOGRAD_ERROR = {"winograd_f2": 2e-6, "winograd_f4": 1e-5, "winograd_f6": 3e-5, "winograd5x5": 1e-5}
 
 CASES = [
     Case(),
@@ -167,6 +171,10 @@ CASES = [
     Case(N=1, H=1, W=1, C=5, K=3),
     Case(N=1, H=3, W=2, C=5, K=3, padding=(4, 5)),
     Case(N=1, H=7, W=7, C=512, K=100, activation="relu"),
+    Case(C=12, K=12, groups=12, H=20, W=30, activation="relu"),
+    Case(C=19, K=19, groups=19, H=20, W=40, stride=(2, 2)),
+    Case(C=33, K=33, groups=33, H=14, W=30, R=5, S=5, padding=(2, 2), residual=True),
+    Case(C=3, K=10, dilation=(2, 1), padding=(3, 0)),
 ]
 
 
@@ -216,6 +224,89 @@ def test_nan_and_infinity_go_where_they_belong(isa: str, name: str) -> None:
         assert torch.equal(y.isinf(), exact.isinf()), (name, case)
         finite = exact.isfinite()
         torch.testing.assert_close(y[finite], exact[finite], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_winograd_error_bound(name: str) -> None:
+    """Many channels, and inputs that are all positive as after a ReLU: the hardest common case."""
+    size = 5 if name == "winograd5x5" else 3
+    run = Run(Case(N=1, H=14, W=14, C=512, K=64, R=size, S=size, padding=(size // 2,) * 2, bias=False))
+    assert relative_l2(run.run(name), run.reference(torch.float64)) <= WINOGRAD_ERROR[name]
+    run.x.abs_()
+    assert relative_l2(run.run(name), run.reference(torch.float64)) <= WINOGRAD_ERROR[name]
+
+
+def test_winograd_in_several_large_blocks() -> None:
+    """More tiles than the shared buffer of transformed inputs holds."""
+    case = Case(N=2, H=31, W=31, C=512, K=40, activation="relu", residual=True)
+    run = Run(case)
+    assert relative_l2(run.run("winograd_f4"), run.reference(torch.float64)) <= WINOGRAD_ERROR["winograd_f4"]
+
+
+@pytest.fixture
+def restore_tolerance():
+    before = _C.cpu.winograd_tolerance()
+    yield
+    _C.cpu.set_winograd_tolerance(before)
+
+
+def test_tolerance_decides_which_winograd_may_be_chosen(restore_tolerance: None) -> None:
+    problem = Run(Case(N=1, H=56, W=56, C=64, K=64)).problem()
+    problem5 = Run(Case(N=1, H=27, W=27, C=64, K=192, R=5, S=5, padding=(2, 2))).problem()
+
+    def chosen(problem: object) -> str:
+        return next(name for name in ALGORITHMS if not _C.cpu.conv2d_reason(name, problem, 2))
+
+    assert "may reach 3e-05, the tolerance is 1e-05" in _C.cpu.conv2d_reason("winograd_f6", problem, 2)
+    assert chosen(problem) == "winograd_f4"
+    assert chosen(problem5) == "winograd5x5"
+    _C.cpu.set_winograd_tolerance(1e-4)
+    assert "may reach" not in _C.cpu.conv2d_reason("winograd_f6", problem, 2)
+    _C.cpu.set_winograd_tolerance(2e-6)
+    assert chosen(problem) == "winograd_f2"
+    assert chosen(problem5) == "direct"
+    _C.cpu.set_winograd_tolerance(0)
+    assert chosen(problem) == "direct"
+    with pytest.raises(ValueError, match="must be at least 0"):
+        _C.cpu.set_winograd_tolerance(-1)
+
+
+def test_rules_name_the_faster_algorithm() -> None:
+    few_tiles = Run(Case(N=1, H=7, W=7, C=512, K=512)).problem()
+    assert ", winograd_f2 at" in _C.cpu.conv2d_reason("winograd_f4", few_tiles, 2)
+    tiny = Run(Case(N=1, H=4, W=4, C=8, K=8)).problem()
+    assert "too small" in _C.cpu.conv2d_reason("winograd_f4", tiny, 2)
+    strided = Run(Case(stride=(2, 2))).problem()
+    assert _C.cpu.conv2d_reason("winograd_f4", strided, 2) == "winograd_f4: needs stride 1"
+
+
+def test_microkernels_keep_their_accumulators_in_registers() -> None:
+    """The innermost loop of each microkernel touches no vector on the stack: GCC readily spills them all."""
+    objdump = shutil.which("objdump")
+    if objdump is None or platform.machine() != "x86_64":
+        pytest.skip("needs objdump and x86-64")
+    command = [objdump, "-dC", "--no-show-raw-insn", _C.__file__]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kernels: dict[str, list[tuple[int, str]]] = {}
+    function = ""
+    for line in listing.splitlines():
+        if label := re.match(r"^[0-9a-f]+ <(.*)>:$", line):
+            function = label[1] if re.search(r"(avx2|avx512)::.*gemm_tile<6, \d, float>", label[1]) else ""
+        elif function and (instruction := re.match(r"^\s+([0-9a-f]+):\s+(.*)$", line)):
+            kernels.setdefault(function, []).append((int(instruction[1], 16), instruction[2]))
+    assert len(kernels) == 6, f"stripped, or renamed: {list(kernels)}"
+    for name, code in kernels.items():
+        loops = []
+        for address, text in code:
+            if (jump := re.match(r"j\w+\s+([0-9a-f]+)", text)) and int(jump[1], 16) <= address:
+                body = [t for a, t in code if int(jump[1], 16) <= a <= address]
+                if any("fmadd" in t for t in body):
+                    loops.append(body)
+        inner = min(loops, key=len)
+        vectors = int(re.search(r"<6, (\d)", name)[1])
+        assert sum("fmadd" in text for text in inner) % (6 * vectors) == 0
+        spilled = [text for text in inner if re.search(r"%[yz]mm", text) and re.search(r"%r[sb]p", text)]
+        assert not spilled, (name, spilled)
 
 
 def test_choice_always_exists() -> None:

@@ -1,24 +1,30 @@
 #include "ops/conv2d/conv2d_cpu.h"
 
 #include <atomic>
+#include <cstdio>
 #include <stdexcept>
 
 namespace fastcnn {
 namespace {
 
-// `capable` says why the kernel cannot compute the problem; `rule` why another algorithm should.
 struct Algorithm {
   const char* name;
-  std::string (*capable)(const Conv2dProblem&);
-  std::string (*rule)(const Conv2dProblem&, int threads);
-  const Conv2dKernel& (*kernel)();
+  int tile, kernel;  // Winograd: outputs of a tile and taps, along one side
+  float error;       // bound of the relative error (L2) against exact arithmetic, 0: that of a direct sum
+  const Conv2dKernel& (*kernels)();
 };
 
-std::string always(const Conv2dProblem&) { return ""; }
-std::string no_rule(const Conv2dProblem&, int) { return ""; }
+#define FASTCNN_KERNEL(name) []() -> const Conv2dKernel& { return FASTCNN_SELECT(name); }
 
+// The bounds are four times what random inputs show (tests/cpu/test_conv2d_native.py measures them).
 const Algorithm kAlgorithms[] = {
-    {"direct", always, no_rule, []() -> const Conv2dKernel& { return FASTCNN_SELECT(direct_conv2d); }},
+    {"winograd_f6", 6, 3, 3e-5f, FASTCNN_KERNEL(winograd_f6_conv2d)},
+    {"winograd_f4", 4, 3, 1e-5f, FASTCNN_KERNEL(winograd_f4_conv2d)},
+    {"winograd_f2", 2, 3, 2e-6f, FASTCNN_KERNEL(winograd_f2_conv2d)},
+    {"winograd5x5", 4, 5, 1e-5f, FASTCNN_KERNEL(winograd5x5_conv2d)},
+    {"depthwise", 0, 0, 0, FASTCNN_KERNEL(depthwise_conv2d)},
+    {"staged", 0, 0, 0, FASTCNN_KERNEL(staged_conv2d)},
+    {"direct", 0, 0, 0, FASTCNN_KERNEL(direct_conv2d)},
 };
 
 const Algorithm& find(const std::string& name) {
@@ -63,7 +69,84 @@ std::string invalid(const Conv2dProblem& p) {
   return "";
 }
 
-std::atomic<float> tolerance{5e-6f};
+std::atomic<float> tolerance{1e-5f};  // lets in all but F(6,3)
+
+// Why the algorithm cannot compute the problem.
+std::string incapable(const Algorithm& algorithm, const Conv2dProblem& p) {
+  if (algorithm.tile) {
+    const std::string side = std::to_string(algorithm.kernel);
+    if (p.R != algorithm.kernel || p.S != algorithm.kernel)
+      return "needs a " + side + "x" + side + " kernel, it is " + std::to_string(p.R) + "x" +
+             std::to_string(p.S);
+    if (p.stride_h != 1 || p.stride_w != 1) return "needs stride 1";
+    if (p.dilation_h != 1 || p.dilation_w != 1) return "needs dilation 1";
+  }
+  const std::string name = algorithm.name;
+  if (name == "depthwise" && (p.groups != p.C || p.K != p.C))
+    return "needs groups = C = K, they are " + std::to_string(p.groups) + ", " + std::to_string(p.C) + ", " +
+           std::to_string(p.K);
+  if (name != "depthwise" && name != "direct" && p.groups != 1)
+    return "needs groups = 1, it is " + std::to_string(p.groups);
+  if (name == "staged" && p.dilation_w != 1)
+    return "needs dilation 1 along w, it is " + std::to_string(p.dilation_w);
+  return "";
+}
+
+std::string shorter(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.3g", value);
+  return text;
+}
+
+std::string too_inexact(const Algorithm& algorithm) {
+  if (algorithm.error <= winograd_tolerance()) return "";
+  return "its relative error may reach " + shorter(algorithm.error) + ", the tolerance is " +
+         shorter(winograd_tolerance());
+}
+
+// Microseconds, as a rule of thumb for a core of 100 GFLOP/s: the multiplications, or the weights' way from
+// memory if that takes longer, and for Winograd the transforms of inputs and outputs.
+double estimate(const Algorithm& algorithm, const Conv2dProblem& p, int threads) {
+  constexpr double kFlops = 1e5, kWeightBytes = 2e4,
+                   kTransformed = 3e3;  // per microsecond; the second for all cores
+  const double channels = static_cast<double>(p.C / p.groups) * p.K;
+  double rows = static_cast<double>(p.N) * p.P * p.Q, points = static_cast<double>(p.R) * p.S,
+         transformed = 0;
+  if (algorithm.tile) {
+    const int64_t down = (p.P + algorithm.tile - 1) / algorithm.tile,
+                  across = (p.Q + algorithm.tile - 1) / algorithm.tile;
+    const double side = algorithm.tile + algorithm.kernel - 1;
+    rows = static_cast<double>(p.N) * down * across;
+    points = side * side;
+    transformed = rows * points * (p.C + p.K);
+  }
+  const double multiply = 2 * rows * points * channels / (kFlops * threads);
+  const double weights = 4 * points * channels / kWeightBytes;
+  return (multiply > weights ? multiply : weights) + transformed / (kTransformed * threads);
+}
+
+// Why another algorithm should compute it.
+std::string rule(const Algorithm& algorithm, const Conv2dProblem& p, int threads) {
+  const std::string name = algorithm.name;
+  if (algorithm.tile) {
+    const std::string reason = too_inexact(algorithm);
+    if (!reason.empty()) return reason;
+    if (p.N * p.P * p.Q * p.K * p.C < (1 << 16)) return "the problem is too small to be worth the transforms";
+    const double mine = estimate(algorithm, p, threads);
+    for (const Algorithm& other : kAlgorithms) {
+      if (!incapable(other, p).empty() || (other.tile && !too_inexact(other).empty())) continue;
+      const double theirs = estimate(other, p, threads);
+      if (theirs < mine)
+        return "estimated at " + shorter(mine) + " us, " + other.name + " at " + shorter(theirs) + " us";
+    }
+  }
+  if (name == "staged") {
+    if (p.R == 1 && p.S == 1) return "a 1x1 kernel reads each input once anyway";
+    if (p.dtype == DType::float32 && p.C >= 16)
+      return "fp32 input of " + std::to_string(p.C) + " channels is as well read in place";
+  }
+  return "";
+}
 
 }  // namespace
 
@@ -84,8 +167,8 @@ std::string conv2d_reason(const std::string& name, const Conv2dProblem& problem,
   const Algorithm& algorithm = find(name);
   std::string reason = invalid(problem);
   if (!reason.empty()) return reason;
-  reason = algorithm.capable(problem);
-  if (reason.empty()) reason = algorithm.rule(problem, threads);
+  reason = incapable(algorithm, problem);
+  if (reason.empty()) reason = rule(algorithm, problem, threads);
   return reason.empty() ? "" : name + ": " + reason;
 }
 
@@ -93,10 +176,10 @@ Conv2d::Conv2d(const Conv2dProblem& problem, const std::string& name) : problem_
   const Algorithm& algorithm = find(name);
   std::string reason = invalid(problem);
   if (!reason.empty()) throw std::invalid_argument(reason);
-  reason = algorithm.capable(problem);
+  reason = incapable(algorithm, problem);
   if (!reason.empty()) throw std::invalid_argument(name + ": " + reason);
   name_ = algorithm.name;
-  kernel_ = &algorithm.kernel();
+  kernel_ = &algorithm.kernels();
 }
 
 void Conv2d::run(const void* x, const void* packed, const float* bias, const void* residual, void* y,

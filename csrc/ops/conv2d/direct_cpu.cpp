@@ -59,15 +59,10 @@ template <class T>
 void gather(const Conv2dProblem& p, const T* x, Range rows, float* out) {
   for (int64_t row = rows.begin; row < rows.end; ++row)
     for_each_tap(p, pixel_of(p, row), [&](int64_t, int64_t index) {
-      int64_t c = 0;
-      if (index < 0) {
-        for (; c < p.C; ++c) out[c] = 0;
-      } else {
-        for (; c + kWidth <= p.C; c += kWidth) store(out + c, load(x + index + c));
-        if (c < p.C)
-          store_partial(out + c, load_partial(x + index + c, static_cast<int>(p.C - c)),
-                        static_cast<int>(p.C - c));
-      }
+      if (index < 0)
+        for (int64_t c = 0; c < p.C; ++c) out[c] = 0;
+      else
+        copy_run(x + index, p.C, out);
       out += p.C;
     });
 }
@@ -77,7 +72,7 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
   const Panels panels{p.K / p.groups};
   threads = threads_for_conv(p, threads);
 
-  const bool gathered = p.dtype != DType::float32 || (channels < 16 && p.groups == 1 && taps > 1);
+  const bool gathered = p.dtype != DType::float32;
   // Gathered rows lie end to end, so that without groups all taps are one run.
   const bool merged = gathered && p.groups == 1;
   const int64_t kernel_taps = merged ? 1 : taps, depth = merged ? taps * p.C : channels;
@@ -94,6 +89,7 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
   }
   const Output out{p.dtype, p.activation, at.bias, at.residual, p.residual_stride, at.y, p.y_stride};
 
+  // One task is a block of rows by a range of panels, over all groups.
   parallel_for(threads, plan.row_blocks * plan.panel_blocks, [&](int64_t task, int) {
     const Range block = part_of(rows, plan.row_blocks, task / plan.panel_blocks);
     const Range part = part_of(p.groups * panels.count(), plan.panel_blocks, task % plan.panel_blocks);
@@ -137,8 +133,76 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
   });
 }
 
+// Pixels w0..w0+pixels-1 of line h of image n, zeros outside the image, as fp32 [pixel][C].
+template <class T>
+void stage_line(const Conv2dProblem& p, const T* x, int64_t n, int64_t h, int64_t w0, int64_t pixels,
+                float* out) {
+  const bool inside = h >= 0 && h < p.H;
+  const int64_t begin = inside ? min_of(pixels, max_of<int64_t>(0, -w0)) : pixels;
+  const int64_t end = inside ? max_of(begin, min_of(pixels, p.W - w0)) : pixels;
+  for (int64_t i = 0; i < begin * p.C; ++i) out[i] = 0;
+  if (begin < end) {
+    const T* line = x + ((n * p.H + h) * p.W + w0) * p.x_stride;
+    if (p.x_stride == p.C) {
+      copy_run(line + begin * p.C, (end - begin) * p.C, out + begin * p.C);
+    } else {
+      for (int64_t i = begin; i < end; ++i) copy_run(line + i * p.x_stride, p.C, out + i * p.C);
+    }
+  }
+  for (int64_t i = end * p.C; i < pixels * p.C; ++i) out[i] = 0;
+}
+
+void run_staged(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
+  const Panels panels{p.K};
+  threads = threads_for_conv(p, threads);
+  const int64_t pixels = (p.Q - 1) * p.stride_w + p.S, line_floats = pixels * p.C + 16, depth = p.S * p.C;
+
+  // Blocks of about 96 pixels: enough to use a weight well, few enough that the lines stay in L2.
+  const int64_t lines = min_of(p.P, (96 + p.Q - 1) / p.Q), blocks_per_image = (p.P + lines - 1) / lines;
+  const int64_t blocks = p.N * blocks_per_image;
+  const int64_t panel_blocks = min_of(panels.count(), (2 * threads + blocks - 1) / blocks);
+  const Output out{p.dtype, p.activation, at.bias, at.residual, p.residual_stride, at.y, p.y_stride};
+
+  parallel_for(threads, blocks * panel_blocks, [&](int64_t task, int) {
+    const int64_t block = task / panel_blocks, n = block / blocks_per_image;
+    const Range part = part_of(panels.count(), panel_blocks, task % panel_blocks);
+    const Range range = part_of(p.P, blocks_per_image, block % blocks_per_image);
+    const int64_t count = (range.end - range.begin) * p.Q, groups_of_rows = (count + kRows - 1) / kRows;
+    const int64_t input_lines = (range.end - range.begin - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1;
+
+    const int64_t table_bytes = (groups_of_rows * p.R * kRows * 8 + 63) / 64 * 64;
+    char* memory = static_cast<char*>(scratch(Scratch::task, table_bytes + input_lines * line_floats * 4));
+    const float** pointers = reinterpret_cast<const float**>(memory);
+    float* staged = reinterpret_cast<float*>(memory + table_bytes);
+    with_dtype(p.dtype, [&](auto type) {
+      for (int64_t i = 0; i < input_lines; ++i)
+        stage_line(p, static_cast<const decltype(type)*>(at.x), n, range.begin * p.stride_h - p.pad_h + i,
+                   -p.pad_w, pixels, staged + i * line_floats);
+    });
+    for (int64_t g = 0; g < groups_of_rows; ++g) {
+      const Range group = part_of(count, groups_of_rows, g);
+      for (int64_t i = 0; i < group.end - group.begin; ++i) {
+        const int64_t row = group.begin + i;
+        const float* first = staged + row / p.Q * p.stride_h * line_floats + row % p.Q * p.stride_w * p.C;
+        for (int64_t r = 0; r < p.R; ++r)
+          pointers[(g * p.R + r) * kRows + i] = first + r * p.dilation_h * line_floats;
+      }
+    }
+    for (int64_t panel = part.begin; panel < part.end; ++panel)
+      for (int64_t g = 0; g < groups_of_rows; ++g) {
+        const Range group = part_of(count, groups_of_rows, g);
+        gemm_rows(static_cast<int>(group.end - group.begin), panels.vecs_of(panel), p.R, depth,
+                  pointers + g * p.R * kRows, 0,
+                  static_cast<const float*>(at.packed) + panels.first_vec(panel) * kWidth * p.R * depth,
+                  panels.columns_of(panel),
+                  out.at((n * p.P + range.begin) * p.Q + group.begin, panels.first_column(panel)));
+      }
+  });
+}
+
 }  // namespace
 
 extern const Conv2dKernel direct_conv2d{packed_bytes, pack, run};
+extern const Conv2dKernel staged_conv2d{packed_bytes, pack, run_staged};
 
 }  // namespace fastcnn::FASTCNN_ISA

@@ -21,14 +21,6 @@ void pack(const LinearProblem& p, DType weight_dtype, const float* weight, void*
   });
 }
 
-template <class T>
-void copy_row(const T* x, int64_t count, float* out) {
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) store(out + i, load(x + i));
-  const int tail = static_cast<int>(count - i);
-  if (tail) store_partial(out + i, load_partial(x + i, tail), tail);
-}
-
 // Rows x[0..rows-1] of fp32, x_stride apart.
 template <class W>
 void run_rows(const LinearProblem& p, const float* x, int64_t x_stride, int64_t rows, const W* packed,
@@ -71,7 +63,7 @@ void run(const LinearProblem& p, DType weight_dtype, const void* x, const void* 
       with_dtype(p.dtype, [&](auto type) {
         const auto* source = static_cast<const decltype(type)*>(x) + n * p.x_stride;
         parallel_for(threads_for_bytes(threads, rows * p.D * 6), rows,
-                     [&](int64_t i, int) { copy_row(source + i * p.x_stride, p.D, wide + i * p.D); });
+                     [&](int64_t i, int) { copy_run(source + i * p.x_stride, p.D, wide + i * p.D); });
       });
       run_rows(p, wide, p.D, rows, weights, out.at(n, 0), threads);
     }

@@ -1,0 +1,365 @@
+// Winograd convolution: 3x3 and 5x5 kernels of stride 1, on overlapping tiles of A x A inputs.
+//
+//   Y = At [ sum_c (G g G^t) * (Bt d B) ] A     for every tile d of M x M outputs, A = M + R - 1
+//
+// Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015). The sums over channels are A^2
+// GEMMs of [tiles][C] by [C][K], which need (A / M)^2 / R^2 of the direct multiplications: F(2,3) 4/9, F(4,3)
+// 1/4, F(6,3) 16/81, F(4,5) 4/25.
+//
+// Two orders of the same work. Where the transformed weights fit the caches, each task takes a block of tiles
+// from input to output. Where they do not, all tiles of a large block are transformed first, and then each
+// task takes a panel of output channels for all of them, so that every weight is read from memory once.
+//
+// Rounding: the transforms add numbers of different size, so the relative error (L2) is larger than a direct
+// sum's 1e-7 to 1e-6; conv2d_cpu.cpp holds the bounds. A NaN or an infinity in the input reaches all outputs
+// of the tiles that contain it (up to M + R - 2 pixels away), infinities as NaN.
+#include "cpu/gemm.h"
+#include "cpu/scratch.h"
+#include "cpu/thread_pool.h"
+#include "ops/conv2d/kernels_cpu.h"
+#include "ops/conv2d/shape_cpu.h"
+
+namespace fastcnn::FASTCNN_ISA {
+namespace {
+
+FASTCNN_INLINE Vec fma(Vec a, float b, Vec c) { return FASTCNN_ISA::fma(a, broadcast(b), c); }
+
+// Interpolation at 0, 1, -1, infinity.
+struct F2x3 {
+  static constexpr int kTile = 2, kKernel = 3;
+  static constexpr double kG[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
+
+  FASTCNN_INLINE void input(const Vec* d, Vec* v) {
+    v[0] = d[0] - d[2];
+    v[1] = d[1] + d[2];
+    v[2] = d[2] - d[1];
+    v[3] = d[1] - d[3];
+  }
+  FASTCNN_INLINE void output(const Vec* m, Vec* y) {
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[2] - m[3];
+  }
+};
+
+// Interpolation at 0, 1, -1, 2, -2, infinity.
+struct F4x3 {
+  static constexpr int kTile = 4, kKernel = 3;
+  static constexpr double kG[6][3] = {{1. / 4, 0, 0},
+                                      {-1. / 6, -1. / 6, -1. / 6},
+                                      {-1. / 6, 1. / 6, -1. / 6},
+                                      {1. / 24, 1. / 12, 1. / 6},
+                                      {1. / 24, -1. / 12, 1. / 6},
+                                      {0, 0, 1}};
+
+  FASTCNN_INLINE void input(const Vec* d, Vec* v) {
+    const Vec even = fma(d[2], -4.f, d[4]), odd = fma(d[1], -4.f, d[3]);
+    const Vec even2 = d[4] - d[2], odd2 = d[3] - d[1];
+    v[0] = fma(d[0], 4.f, fma(d[2], -5.f, d[4]));
+    v[1] = even + odd;
+    v[2] = even - odd;
+    v[3] = fma(odd2, 2.f, even2);
+    v[4] = fma(odd2, -2.f, even2);
+    v[5] = fma(d[1], 4.f, fma(d[3], -5.f, d[5]));
+  }
+  FASTCNN_INLINE void output(const Vec* m, Vec* y) {
+    const Vec sum1 = m[1] + m[2], difference1 = m[1] - m[2];
+    const Vec sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    y[0] = m[0] + sum1 + sum2;
+    y[1] = fma(difference2, 2.f, difference1);
+    y[2] = fma(sum2, 4.f, sum1);
+    y[3] = fma(difference2, 8.f, difference1) + m[5];
+  }
+};
+
+// Interpolation at 0, 1, -1, 2, -2, 1/2, -1/2, infinity.
+FASTCNN_INLINE void input8(const Vec* d, Vec* v) {
+  v[0] = fma(d[4] - d[2], 5.25f, d[0] - d[6]);
+  v[7] = fma(d[3] - d[5], 5.25f, d[7] - d[1]);
+  const Vec even1 = fma(d[4], -4.25f, d[2] + d[6]), odd1 = fma(d[3], -4.25f, d[1] + d[5]);
+  v[1] = even1 + odd1;
+  v[2] = even1 - odd1;
+  const Vec even2 = fma(d[4], -1.25f, fma(d[2], .25f, d[6]));
+  const Vec odd2 = fma(d[5], 2.f, fma(d[3], -2.5f, d[1] * .5f));
+  v[3] = even2 + odd2;
+  v[4] = even2 - odd2;
+  const Vec even3 = fma(fma(d[4], -1.25f, d[2]), 4.f, d[6]);
+  const Vec odd3 = fma(d[5], .5f, fma(d[3], -2.5f, d[1] + d[1]));
+  v[5] = even3 + odd3;
+  v[6] = even3 - odd3;
+}
+
+struct F6x3 {
+  static constexpr int kTile = 6, kKernel = 3;
+  static constexpr double kG[8][3] = {{1, 0, 0},
+                                      {-2. / 9, -2. / 9, -2. / 9},
+                                      {-2. / 9, 2. / 9, -2. / 9},
+                                      {1. / 90, 1. / 45, 2. / 45},
+                                      {1. / 90, -1. / 45, 2. / 45},
+                                      {32. / 45, 16. / 45, 8. / 45},
+                                      {32. / 45, -16. / 45, 8. / 45},
+                                      {0, 0, 1}};
+
+  FASTCNN_INLINE void input(const Vec* d, Vec* v) { input8(d, v); }
+  FASTCNN_INLINE void output(const Vec* m, Vec* y) {
+    const Vec sum1 = m[1] + m[2], difference1 = m[1] - m[2];
+    const Vec sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    const Vec sum3 = m[5] + m[6], difference3 = m[5] - m[6];
+    y[0] = m[0] + sum1 + sum2 + sum3;
+    y[1] = fma(difference3, 1.f / 2, fma(difference2, 2.f, difference1));
+    y[2] = fma(sum3, 1.f / 4, fma(sum2, 4.f, sum1));
+    y[3] = fma(difference3, 1.f / 8, fma(difference2, 8.f, difference1));
+    y[4] = fma(sum3, 1.f / 16, fma(sum2, 16.f, sum1));
+    y[5] = fma(difference3, 1.f / 32, fma(difference2, 32.f, difference1)) + m[7];
+  }
+};
+
+struct F4x5 {
+  static constexpr int kTile = 4, kKernel = 5;
+  static constexpr double kG[8][5] = {{1, 0, 0, 0, 0},
+                                      {-2. / 9, -2. / 9, -2. / 9, -2. / 9, -2. / 9},
+                                      {-2. / 9, 2. / 9, -2. / 9, 2. / 9, -2. / 9},
+                                      {1. / 90, 1. / 45, 2. / 45, 4. / 45, 8. / 45},
+                                      {1. / 90, -1. / 45, 2. / 45, -4. / 45, 8. / 45},
+                                      {32. / 45, 16. / 45, 8. / 45, 4. / 45, 2. / 45},
+                                      {32. / 45, -16. / 45, 8. / 45, -4. / 45, 2. / 45},
+                                      {0, 0, 0, 0, 1}};
+
+  FASTCNN_INLINE void input(const Vec* d, Vec* v) { input8(d, v); }
+  FASTCNN_INLINE void output(const Vec* m, Vec* y) {
+    const Vec sum1 = m[1] + m[2], difference1 = m[1] - m[2];
+    const Vec sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    const Vec sum3 = m[5] + m[6], difference3 = m[5] - m[6];
+    y[0] = m[0] + sum1 + sum2 + sum3;
+    y[1] = fma(difference3, 1.f / 2, fma(difference2, 2.f, difference1));
+    y[2] = fma(sum3, 1.f / 4, fma(sum2, 4.f, sum1));
+    y[3] = fma(difference3, 1.f / 8, fma(difference2, 8.f, difference1)) + m[7];
+  }
+};
+
+template <class F>
+struct Winograd {
+  static constexpr int kM = F::kTile, kR = F::kKernel, kA = kM + kR - 1, kPoints = kA * kA;
+
+  // Rows of V and of the products M are padded by a cache line, or all of them would share few L1 sets.
+  static int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16 + 16; }
+
+  static int64_t packed_bytes(const Conv2dProblem& p) { return kPoints * Panels{p.K}.packed_floats(p.C) * 4; }
+
+  // [panel][point][c][panel width]
+  static void pack(const Conv2dProblem& p, const float* weight, void* packed) {
+    const Panels panels{p.K};
+    float* out = static_cast<float*>(packed);
+    for (int64_t i = 0; i < panels.count(); ++i) {
+      const int64_t width = panels.vecs_of(i) * kWidth, first = panels.first_column(i);
+      for (int64_t c = 0; c < p.C; ++c)
+        for (int64_t k = 0; k < width; ++k) {
+          double half[kA][kR] = {}, u[kA][kA] = {};
+          if (first + k < p.K) {
+            const float* g = weight + ((first + k) * p.C + c) * kR * kR;
+            for (int a = 0; a < kA; ++a)
+              for (int r = 0; r < kR; ++r)
+                for (int s = 0; s < kR; ++s) half[a][s] += F::kG[a][r] * g[r * kR + s];
+            for (int a = 0; a < kA; ++a)
+              for (int b = 0; b < kA; ++b)
+                for (int s = 0; s < kR; ++s) u[a][b] += half[a][s] * F::kG[b][s];
+          }
+          for (int a = 0; a < kA; ++a)
+            for (int b = 0; b < kA; ++b)
+              out[((a * kA + b) * p.C + c) * width + k] = static_cast<float>(u[a][b]);
+        }
+      out += kPoints * p.C * width;
+    }
+  }
+
+  struct Tiles {
+    int64_t down, across;
+    explicit Tiles(const Conv2dProblem& p) : down((p.P + kM - 1) / kM), across((p.Q + kM - 1) / kM) {}
+    int64_t per_image() const { return down * across; }
+  };
+
+  // Channels c0..c1-1 of one tile; v[point * point_stride + c].
+  template <class T>
+  static void transform_input(const Conv2dProblem& p, const Tiles& tiles, const T* x, int64_t tile,
+                              int64_t c0, int64_t c1, const T* zeros, float* v, int64_t point_stride) {
+    const int64_t n = tile / tiles.per_image(), within = tile % tiles.per_image();
+    const int64_t h0 = within / tiles.across * kM - p.pad_h, w0 = within % tiles.across * kM - p.pad_w;
+    const T* source[kA][kA];
+    for (int i = 0; i < kA; ++i)
+      for (int j = 0; j < kA; ++j) {
+        const int64_t h = h0 + i, w = w0 + j;
+        const bool inside = h >= 0 && h < p.H && w >= 0 && w < p.W;
+        source[i][j] = inside ? x + ((n * p.H + h) * p.W + w) * p.x_stride : zeros;
+      }
+    for (int64_t c = c0; c < c1; c += kWidth) {
+      const int lanes = static_cast<int>(min_of<int64_t>(kWidth, c1 - c));
+      Vec half[kA][kA];
+      FASTCNN_UNROLL for (int j = 0; j < kA; ++j) {
+        Vec d[kA], out[kA];
+        if (lanes == kWidth) {
+          FASTCNN_UNROLL for (int i = 0; i < kA; ++i) d[i] = load(source[i][j] + c);
+        } else {
+          FASTCNN_UNROLL for (int i = 0; i < kA; ++i) d[i] = load_partial(source[i][j] + c, lanes);
+        }
+        F::input(d, out);
+        FASTCNN_UNROLL for (int i = 0; i < kA; ++i) half[i][j] = out[i];
+      }
+      FASTCNN_UNROLL for (int i = 0; i < kA; ++i) {
+        Vec out[kA];
+        F::input(half[i], out);
+        FASTCNN_UNROLL for (int j = 0; j < kA; ++j) store(v + (i * kA + j) * point_stride + c, out[j]);
+      }
+    }
+  }
+
+  // One tile and one panel of output channels; m[point * point_stride + column].
+  template <class T>
+  static void transform_output(const Conv2dProblem& p, const Tiles& tiles, int64_t tile, const float* m,
+                               int64_t point_stride, int columns, const Output& out) {
+    const int64_t n = tile / tiles.per_image(), within = tile % tiles.per_image();
+    const int64_t p0 = within / tiles.across * kM, q0 = within % tiles.across * kM;
+    const int height = static_cast<int>(min_of<int64_t>(kM, p.P - p0));
+    const int width = static_cast<int>(min_of<int64_t>(kM, p.Q - q0));
+    for (int k = 0; k < columns; k += kWidth) {
+      const int lanes = min_of(kWidth, columns - k);
+      Vec half[kM][kA];
+      FASTCNN_UNROLL for (int j = 0; j < kA; ++j) {
+        Vec d[kA], y[kM];
+        FASTCNN_UNROLL for (int i = 0; i < kA; ++i) d[i] = load(m + (i * kA + j) * point_stride + k);
+        F::output(d, y);
+        FASTCNN_UNROLL for (int i = 0; i < kM; ++i) half[i][j] = y[i];
+      }
+      const Vec bias = out.bias ? load_partial(out.bias + k, lanes) : zero();
+      for (int i = 0; i < height; ++i) {
+        Vec y[kM];
+        F::output(half[i], y);
+        const Output row = out.at((n * p.P + p0 + i) * p.Q + q0, k);
+        const T* residual = static_cast<const T*>(row.residual);
+        T* destination = static_cast<T*>(row.y);
+        for (int j = 0; j < width; ++j) {
+          Vec value = y[j] + bias;
+          if (lanes == kWidth) {
+            if (residual) value += load(residual + j * p.residual_stride);
+            store(destination + j * p.y_stride, activate(p.activation, value));
+          } else {
+            if (residual) value += load_partial(residual + j * p.residual_stride, lanes);
+            store_partial(destination + j * p.y_stride, activate(p.activation, value), lanes);
+          }
+        }
+      }
+    }
+  }
+
+  // One panel for `count` tiles whose inputs lie in v: products into m, then the output tiles.
+  template <class T>
+  static void panel_of_tiles(const Conv2dProblem& p, const Tiles& tiles, const float* packed, int64_t panel,
+                             int64_t first_tile, int64_t count, const float* v, int64_t v_point_stride,
+                             float* m, const Output& out) {
+    const Panels panels{p.K};
+    const int vecs = panels.vecs_of(panel), width = vecs * kWidth;
+    const int64_t v_stride = padded(p.C), m_stride = padded(width), groups = (count + kRows - 1) / kRows;
+    const float* weights = packed + panels.first_vec(panel) * kWidth * p.C * kPoints;
+    for (int point = 0; point < kPoints; ++point, weights += p.C * width) {
+      const Output product{
+          DType::float32, Activation::none, nullptr, nullptr, 0, m + point * count * m_stride, m_stride};
+      for (int64_t g = 0; g < groups; ++g) {
+        const Range group = part_of(count, groups, g);
+        const int size = static_cast<int>(group.end - group.begin);
+        const float* rows[kRows];
+        for (int i = 0; i < size; ++i) rows[i] = v + point * v_point_stride + (group.begin + i) * v_stride;
+        gemm_rows(size, vecs, 1, p.C, rows, 0, weights, width, product.at(group.begin, 0));
+      }
+    }
+    const Output columns = out.at(0, panels.first_column(panel));
+    for (int64_t i = 0; i < count; ++i)
+      transform_output<T>(p, tiles, first_tile + i, m + i * m_stride, count * m_stride,
+                          panels.columns_of(panel), columns);
+  }
+
+  static constexpr int64_t kPanelFloats = kVecs * kWidth + 16;
+
+  template <class T>
+  static void run_type(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
+    const Tiles tiles(p);
+    const int64_t total = p.N * tiles.per_image(), v_stride = padded(p.C);
+    const int64_t panels = Panels{p.K}.count();
+    const T* x = static_cast<const T*>(at.x);
+    const float* packed = static_cast<const float*>(at.packed);
+    const Output out{p.dtype, p.activation, at.bias, at.residual, p.residual_stride, at.y, p.y_stride};
+    threads = threads_for_conv(p, threads);
+
+    const int64_t zero_bytes = (p.C * sizeof(T) + 63) / 64 * 64;
+    constexpr int64_t kWeightsInCache = 2 << 20, kSharedBytes = 8 << 20;
+    if (packed_bytes(p) <= kWeightsInCache) {
+      char* zeros = static_cast<char*>(scratch(Scratch::call, zero_bytes));
+      __builtin_memset(zeros, 0, zero_bytes);
+      // A block's V and M share L2 with a panel of weights; 24 tiles are enough to read weights from L3.
+      const int64_t tile_bytes = kPoints * (v_stride + kPanelFloats) * 4;
+      const int64_t fitting =
+          min_of<int64_t>(96, max_of<int64_t>(24, (600 << 10) / tile_bytes / kRows * kRows));
+      int64_t blocks = (total + fitting - 1) / fitting;
+      if (blocks < 4 * threads) blocks = (blocks + threads - 1) / threads * threads;
+      parallel_for(threads, blocks, [&](int64_t task, int) {
+        const Range block = part_of(total, blocks, task);
+        const int64_t count = block.end - block.begin;
+        if (count == 0) return;
+        const int64_t point_stride = count * v_stride;
+        float* v =
+            static_cast<float*>(scratch(Scratch::task, kPoints * count * (v_stride + kPanelFloats) * 4));
+        float* m = v + kPoints * point_stride;
+        for (int64_t i = 0; i < count; ++i)
+          transform_input(p, tiles, x, block.begin + i, 0, p.C, reinterpret_cast<const T*>(zeros),
+                          v + i * v_stride, point_stride);
+        for (int64_t panel = 0; panel < panels; ++panel)
+          panel_of_tiles<T>(p, tiles, packed, panel, block.begin, count, v, point_stride, m, out);
+      });
+      return;
+    }
+
+    const int64_t fitting = min_of(total, max_of<int64_t>(48, kSharedBytes / (kPoints * v_stride * 4)));
+    const int64_t large_blocks = (total + fitting - 1) / fitting;
+    const int64_t most = (total + large_blocks - 1) / large_blocks;
+    char* memory = static_cast<char*>(scratch(Scratch::call, zero_bytes + kPoints * most * v_stride * 4));
+    __builtin_memset(memory, 0, zero_bytes);
+    const T* zeros = reinterpret_cast<const T*>(memory);
+    float* v = reinterpret_cast<float*>(memory + zero_bytes);
+    for (int64_t b = 0; b < large_blocks; ++b) {
+      const Range block = part_of(total, large_blocks, b);
+      const int64_t count = block.end - block.begin, point_stride = count * v_stride;
+      constexpr int64_t kChannels = 128;
+      const int64_t chunks = (p.C + kChannels - 1) / kChannels;
+      parallel_for(threads, count * chunks, [&](int64_t task, int) {
+        const int64_t tile = task / chunks, c = task % chunks * kChannels;
+        transform_input(p, tiles, x, block.begin + tile, c, min_of(p.C, c + kChannels), zeros,
+                        v + tile * v_stride, point_stride);
+      });
+      const int64_t parts = max_of<int64_t>((count + 95) / 96,
+                                            min_of<int64_t>(count / 12, (2 * threads + panels - 1) / panels));
+      const int64_t tile_blocks = max_of<int64_t>(1, parts);
+      parallel_for(threads, tile_blocks * panels, [&](int64_t task, int) {
+        const Range part = part_of(count, tile_blocks, task % tile_blocks);
+        const int64_t size = part.end - part.begin;
+        float* m = static_cast<float*>(scratch(Scratch::task, kPoints * size * kPanelFloats * 4));
+        panel_of_tiles<T>(p, tiles, packed, task / tile_blocks, block.begin + part.begin, size,
+                          v + part.begin * v_stride, point_stride, m, out);
+      });
+    }
+  }
+
+  static void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
+    with_dtype(p.dtype, [&](auto type) { run_type<decltype(type)>(p, at, threads); });
+  }
+};
+
+template <class F>
+constexpr Conv2dKernel kernel() {
+  return {Winograd<F>::packed_bytes, Winograd<F>::pack, Winograd<F>::run};
+}
+
+}  // namespace
+
+extern const Conv2dKernel winograd_f2_conv2d = kernel<F2x3>();
+extern const Conv2dKernel winograd_f4_conv2d = kernel<F4x3>();
+extern const Conv2dKernel winograd_f6_conv2d = kernel<F6x3>();
+extern const Conv2dKernel winograd5x5_conv2d = kernel<F4x5>();
+
+}  // namespace fastcnn::FASTCNN_ISA
