@@ -291,10 +291,10 @@ def test_microkernels_keep_their_accumulators_in_registers() -> None:
     function = ""
     for line in listing.splitlines():
         if label := re.match(r"^[0-9a-f]+ <(.*)>:$", line):
-            function = label[1] if re.search(r"(avx2|avx512)::.*gemm_tile<6, \d, float>", label[1]) else ""
+            function = line if re.search(r"(avx2|avx512)::.*gemm_tile<6, \d, float>", label[1]) else ""
         elif function and (instruction := re.match(r"^\s+([0-9a-f]+):\s+(.*)$", line)):
             kernels.setdefault(function, []).append((int(instruction[1], 16), instruction[2]))
-    assert len(kernels) == 6, f"stripped, or renamed: {list(kernels)}"
+    assert len(kernels) >= 6, f"stripped, or renamed: {list(kernels)}"  # each in several objects
     for name, code in kernels.items():
         loops = []
         for address, text in code:
