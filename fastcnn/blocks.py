@@ -120,24 +120,23 @@ class PadShortcut(torch.nn.Module):
 
 class _ResidualBlock(torch.nn.Module):
     expansion = 1
+    downsample: torch.nn.Module | None
 
-    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: str) -> None:
+    def __init__(self, shortcut: str) -> None:
         super().__init__()
         if shortcut not in SHORTCUTS:
             raise ValueError(f"{type(self).__name__}: unknown shortcut {shortcut!r}, expected one of {SHORTCUTS}")
-        out_channels = channels * self.expansion
         self.shortcut = shortcut
         self.relu = torch.nn.ReLU(inplace=True)
         self.add_relu = nn.AddReLU()
-        self.downsample: torch.nn.Module | None = None
-        if shortcut != "none" and (stride != 1 or in_channels != out_channels):
-            if shortcut == "A":
-                self.downsample = PadShortcut(in_channels, out_channels, stride)
-            else:
-                self.downsample = torch.nn.Sequential(
-                    nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                    torch.nn.BatchNorm2d(out_channels),
-                )
+
+    def _make_downsample(self, in_channels: int, out_channels: int, stride: int) -> torch.nn.Module | None:
+        if self.shortcut == "none" or (stride == 1 and in_channels == out_channels):
+            return None
+        if self.shortcut == "A":
+            return PadShortcut(in_channels, out_channels, stride)
+        projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        return torch.nn.Sequential(projection, torch.nn.BatchNorm2d(out_channels))
 
     def join(self, x: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
         """relu(x + shortcut(input)), or relu(x) in a plain net."""
@@ -164,11 +163,12 @@ class BasicBlock(_ResidualBlock):
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, shortcut: str = "B") -> None:
-        super().__init__(in_channels, channels, stride, shortcut)
+        super().__init__(shortcut)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn1 = torch.nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = torch.nn.BatchNorm2d(channels)
+        self.downsample = self._make_downsample(in_channels, channels, stride)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn1(self.conv1(input)))
@@ -196,13 +196,14 @@ class Bottleneck(_ResidualBlock):
     expansion = 4
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, shortcut: str = "B") -> None:
-        super().__init__(in_channels, channels, stride, shortcut)
+        super().__init__(shortcut)
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.bn1 = torch.nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = torch.nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, channels * self.expansion, 1, bias=False)
         self.bn3 = torch.nn.BatchNorm2d(channels * self.expansion)
+        self.downsample = self._make_downsample(in_channels, channels * self.expansion, stride)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn1(self.conv1(input)))

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import cast
 
 import torch
+from torch.overrides import handle_torch_function, has_torch_function
 
 import fastcnn.functional as F
 from fastcnn import nn
@@ -215,6 +216,20 @@ def _right_class(distances: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return distances.gather(1, target.unsqueeze(1)).squeeze(1)
 
 
+Table = tuple[tuple[int, ...], ...]
+
+
+def _dense_weight(weight: torch.Tensor, table: Table, in_channels: int) -> torch.Tensor:
+    if has_torch_function((weight,)):  # one node in a traced graph
+        return handle_torch_function(_dense_weight, (weight,), weight, table, in_channels)
+    kernel = weight.shape[1:]
+    zeros = weight.new_zeros(len(table) * in_channels, *kernel)
+    connections = [k * in_channels + c for k, maps in enumerate(table) for c in maps]
+    # Not kept as a buffer: a net built on "meta" and given its weights would lack it.
+    index = torch.tensor(connections, device=weight.device)
+    return zeros.index_copy(0, index, weight).view(len(table), in_channels, *kernel)
+
+
 class PartialConv2d(torch.nn.Module):
     """Convolution whose output maps each read only the input maps that a table names.
 
@@ -237,37 +252,39 @@ class PartialConv2d(torch.nn.Module):
     def __init__(
         self,
         in_channels: int,
-        table: tuple[tuple[int, ...], ...],
+        table: Table,
         kernel_size: int,
         activation: str | None = None,
     ) -> None:
         super().__init__()
         self.in_channels, self.table, self.activation = in_channels, table, activation
-        connections = [k * in_channels + c for k, maps in enumerate(table) for c in maps]
-        self.register_buffer("connections", torch.tensor(connections), persistent=False)
-        self.weight = torch.nn.Parameter(torch.empty(len(connections), kernel_size, kernel_size))
+        connections = sum(len(maps) for maps in table)
+        self.weight = torch.nn.Parameter(torch.empty(connections, kernel_size, kernel_size))
         self.bias = torch.nn.Parameter(torch.zeros(len(table)))
         torch.nn.init.uniform_(self.weight, -1 / kernel_size, 1 / kernel_size)
-        self._cached: tuple[object, torch.Tensor] | None = None
+        self._dense: tuple[object, torch.Tensor] | None = None
 
     def dense_weight(self) -> torch.Tensor:
         """The weight as (output maps, input maps, R, S), zero where the table has no connection."""
-        pairs = len(self.table) * self.in_channels
-        zeros = self.weight.new_zeros(pairs, *self.weight.shape[1:])
-        dense = zeros.index_copy(0, cast(torch.Tensor, self.connections), self.weight)
-        return dense.view(len(self.table), self.in_channels, *self.weight.shape[1:])
+        return _dense_weight(self.weight, self.table, self.in_channels)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        weight = self.dense_weight() if torch.is_grad_enabled() else self._inference_weight()
+        fresh = (
+            torch.is_grad_enabled()
+            or has_torch_function((input, self.weight))
+            or torch.compiler.is_compiling()
+            or self.weight.is_inference()  # these have no version to compare
+        )
+        weight = self.dense_weight() if fresh else self._remembered_weight()
         return F.conv2d(input, weight, self.bias, activation=self.activation)
 
-    def _inference_weight(self) -> torch.Tensor:
+    def _remembered_weight(self) -> torch.Tensor:
         # One tensor for as long as the parameter stays the same, so that kernels prepack it once.
         key = (self.weight._version, self.weight.data_ptr(), self.weight.dtype, self.weight.device)
-        if self._cached is None or self._cached[0] != key:
+        if self._dense is None or self._dense[0] != key:
             with torch.inference_mode(False), torch.no_grad():
-                self._cached = (key, self.dense_weight())
-        return self._cached[1]
+                self._dense = (key, self.dense_weight())
+        return self._dense[1]
 
 
 class LeNet5(torch.nn.Module):
