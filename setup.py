@@ -6,8 +6,10 @@ Environment:
 """
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pybind11
@@ -15,6 +17,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+# cmake and ninja come as Python packages; an environment that is used but not activated is not on PATH.
+os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]
 
 
 class CMakeBuild(build_ext):
@@ -34,6 +38,7 @@ class CMakeBuild(build_ext):
             f"-DFASTCNN_CUDA={cuda}",
             f"-DFASTCNN_CUDA_ARCHS={os.environ.get('FASTCNN_CUDA_ARCHS', '')}",
             f"-DFASTCNN_VERSION={self.distribution.get_version()}",
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
             f"-DFASTCNN_OUTPUT={output}",
         ]
         try:
