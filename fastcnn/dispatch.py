@@ -7,6 +7,7 @@ The first candidate whose `supports(problem)` gives no reason against is taken a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -158,8 +159,11 @@ class Operator:
 
     def __call__(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
         """Runs the operator. `params` are hashable, as the user gave them."""
-        if not torch.compiler.is_compiling() and _is_plain_inference(tensors):
-            return self.run(tensors, params, out)
+        if not torch.compiler.is_compiling():
+            if not (tensors and all(t is None or _is_dense(t) for t in (*tensors, out))):
+                self.infer((*tensors, out), self.normalise(tensors, params))  # raises
+            if _is_plain_inference(tensors):
+                return self.run(tensors, params, out)
         canonical = self.normalise(tensors, params)
         if (
             out is not None
@@ -183,7 +187,11 @@ class Operator:
     def run(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
         """Runs the operator by the chosen kernel, without autograd."""
         key = (params, current_backend(), torch.get_num_threads(), _signature(out), *map(_signature, tensors))
-        runner = self._runners.get(key)
+        try:
+            runner = self._runners.get(key)
+        except TypeError:  # an argument of no use, such as a dict, cannot be looked up: say which it is
+            self.normalise(tensors, params)
+            raise
         if runner is None or _recorders:
             problem = self.infer((*tensors, out), self.normalise(tensors, params))
             runner = self.select(problem)
@@ -272,7 +280,7 @@ def call_definition(
     try:
         return definition(*tensors, *params)
     except (RuntimeError, NotImplementedError) as error:
-        if not isinstance(error, NotImplementedError) and "not implemented for" not in str(error):
+        if not isinstance(error, NotImplementedError) and not re.search("not (implemented|supported) for", str(error)):
             raise
         first = tensors[0]
         dtype = None if first is None else first.dtype
@@ -281,6 +289,10 @@ def call_definition(
 
 def _hashable(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(tuple(v) if isinstance(v, list) else v for v in values)
+
+
+def _is_dense(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.layout is torch.strided
 
 
 def _signature(tensor: Tensor | None) -> Any:

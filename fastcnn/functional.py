@@ -144,7 +144,8 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     if has_torch_function((input,)):
         return handle_torch_function(local_response_norm, (input,), input, size, alpha, beta, k)
     params = (size, alpha, beta, k)
-    if isinstance(input, Tensor) and input.dim() != 4:
+    checks.tensor("local_response_norm", "input", input)
+    if input.dim() != 4:
         if input.dim() < 3:
             raise ValueError(
                 f"local_response_norm: input is {input.dim()}-D with shape {checks.shape(input)}; (N, C, ...) is needed"
