@@ -102,9 +102,9 @@ FASTCNN_INLINE Vec sqrt(Vec a) {
 #endif
 }
 
-// The sums of the lanes of four vectors.
-FASTCNN_INLINE void sum4(Vec a, Vec b, Vec c, Vec d, float (&out)[4]) {
-  // Within each group of four lanes: interleave, add, interleave, add; then every group holds the four sums.
+// The sums of the lanes of a, b, c and d in lanes 0 to 3 (and again in every further group of four).
+FASTCNN_INLINE Vec sum4(Vec a, Vec b, Vec c, Vec d) {
+  // Within each group of four lanes: interleave, add, interleave, add; then add the groups.
   IntVec low, high, first, second;
   for (int i = 0; i < kWidth; i += 4) {
     low[i] = i, low[i + 1] = i + kWidth, low[i + 2] = i + 1, low[i + 3] = i + 1 + kWidth;
@@ -114,11 +114,14 @@ FASTCNN_INLINE void sum4(Vec a, Vec b, Vec c, Vec d, float (&out)[4]) {
   }
   const Vec ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
   const Vec cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
-  const Vec abcd = __builtin_shuffle(ab, cd, first) + __builtin_shuffle(ab, cd, second);
-  for (int m = 0; m < 4; ++m) {
-    out[m] = abcd[m];
-    for (int i = 4; i < kWidth; i += 4) out[m] += abcd[i + m];
-  }
+  Vec sums = __builtin_shuffle(ab, cd, first) + __builtin_shuffle(ab, cd, second);
+#if FASTCNN_SIMD_BYTES == 64
+  sums += (Vec)_mm512_shuffle_f32x4((__m512)sums, (__m512)sums, _MM_SHUFFLE(1, 0, 3, 2));
+  sums += (Vec)_mm512_shuffle_f32x4((__m512)sums, (__m512)sums, _MM_SHUFFLE(2, 3, 0, 1));
+#elif FASTCNN_SIMD_BYTES == 32
+  sums += (Vec)_mm256_permute2f128_ps((__m256)sums, (__m256)sums, 1);
+#endif
+  return sums;
 }
 
 // ---- 16-bit formats ------------------------------------------------------------------------------------------

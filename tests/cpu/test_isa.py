@@ -1,8 +1,10 @@
 """The choice of the instruction set."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +33,15 @@ def test_unknown_instruction_set_is_one_sentence() -> None:
 def test_baseline_is_always_there() -> None:
     assert _C.cpu.isas()[-1] == "baseline"
     assert _C.cpu.isa() in _C.cpu.isas()
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_no_function_is_shared_between_instruction_sets(isa: str) -> None:
+    """The linker keeps one copy of a weak symbol: it must not be one that only some processors can run."""
+    build = Path(__file__).parents[2] / "build"
+    objects = [str(path) for path in build.glob(f"cmake-*/CMakeFiles/fastcnn_{isa}.dir/**/*.o")]
+    if not objects or not shutil.which("nm"):
+        pytest.skip("needs nm and the object files of an in-place build")
+    listing = subprocess.run(["nm", "--demangle", *objects], capture_output=True, text=True, check=True).stdout
+    weak = [line for line in listing.splitlines() if line[17:18] in ("W", "V", "u")]
+    assert not [line for line in weak if f"fastcnn::{isa}::" not in line]
