@@ -50,6 +50,71 @@ def info() -> None:
 
 
 @app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="The folder for pictures, weights and results.json.")] = Path("demo"),
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training digits.")] = 40,
+    seconds: Annotated[float, typer.Option(min=0, help="Time spent on timing each network.")] = 8.0,
+) -> None:
+    """LeNet-5 learns to read; five networks run through PyTorch and fastcnn; pictures show both."""
+    from fastcnn import demo, train
+
+    with _reported():
+        demo.run(output, recipe=train.Recipe(epochs=epochs), seconds=seconds)
+
+
+@app.command()
+def train(
+    output: Annotated[Path, typer.Option(help="The .safetensors file to write.")] = Path("lenet5.safetensors"),
+    variant: Annotated[
+        str, typer.Option(help="paper (RBF output, MAP loss) or modern (ReLU, cross-entropy).")
+    ] = "paper",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training digits.")] = 40,
+    batch_size: Annotated[int, typer.Option(min=1, help="Digits a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="The peak of the learning-rate cycle.")] = 3e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the first weights, the order and the distortions.")] = 0,
+) -> None:
+    """Trains LeNet-5 on scikit-learn's handwritten digits and reports the accuracy on a held-out third."""
+    from fastcnn import demo, train
+
+    with _reported():
+        if output.suffix != ".safetensors":
+            raise ValueError(f"train: output is {output}; a name that ends in .safetensors is needed")
+        recipe = train.Recipe(variant, epochs, batch_size, learning_rate, seed)
+        output.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is known before training
+        digits = train.load_digits()
+        model, seconds = demo.train_with_progress(digits, recipe, console)
+        counts = train.confusion(model, digits.held_out_images, digits.held_out_labels)
+        demo.save_weights(model, output)
+    right, of = int(counts.diag().sum()), int(counts.sum())
+    console.print(
+        f"{right} of {of} held-out digits read right ({train.accuracy(counts):.2%}), {seconds:.0f} s of training"
+    )
+    console.print(f"weights: {output}", soft_wrap=True)
+
+
+@app.command()
+def classify(
+    picture: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture in any format that Pillow reads.")],
+    model: Annotated[str, typer.Option(help="A network: resnet50, vgg16, googlenet, alexnet, lenet5, ...")],
+    weights: Annotated[Path, typer.Option(help="A .safetensors or .pth file that fits the network.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
+    variant: Annotated[str | None, typer.Option(help="The network's variant, if not its default.")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=1, help="The network's classes, if not its default.")] = None,
+) -> None:
+    """The likeliest classes of a picture, by your weights."""
+    from fastcnn import classify
+
+    with _reported():
+        result = classify.classify(picture, model, weights, top=top, variant=variant, num_classes=num_classes)
+    table = Table("class", result.measure, box=None)
+    for guess in result.guesses:
+        table.add_row(guess.name, f"{guess.score:.4g}")
+    console.print(table)
+    if result.note:
+        console.print(result.note)
+
+
+@app.command()
 def kernels(
     json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
@@ -109,7 +174,7 @@ def _reported() -> Iterator[None]:
     """Ends the command with the message alone where the user's input, or a result, was wrong."""
     try:
         yield
-    except (ValueError, AssertionError, ModuleNotFoundError) as error:
+    except (ValueError, AssertionError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 

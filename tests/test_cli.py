@@ -1,0 +1,116 @@
+"""The command line: what it prints, what it writes, and that a mistake ends in one sentence."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from typer.testing import CliRunner
+
+from fastcnn import demo as demo_module
+from fastcnn import train as train_module
+from fastcnn.__main__ import app
+from fastcnn.dispatch import OPERATORS
+from fastcnn.models import lenet5
+
+runner = CliRunner()
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(*arguments):
+    """The sentence with which the command refuses."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_the_module_runs_and_lists_its_commands():
+    result = subprocess.run([sys.executable, "-m", "fastcnn", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for command in ("info", "demo", "classify", "train", "kernels"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("command", ["info", "demo", "classify", "train", "kernels"])
+def test_every_command_has_help(command):
+    assert run(command, "--help").exit_code == 0
+
+
+def test_info_names_versions_and_the_instruction_set():
+    result = run("info")
+    assert result.exit_code == 0
+    for text in (torch.__version__.split("+")[0], "CPU instruction set", "GPUs"):
+        assert text in result.output
+
+
+def test_kernels_as_json_cover_every_operator():
+    result = run("kernels", "--json")
+    listed = json.loads(result.output)
+    assert {kernel["op"] for kernel in listed} == set(OPERATORS)
+    assert all(kernel["backend"] in ("cuda", "triton", "cpu", "reference") for kernel in listed)
+    assert all(kernel.keys() >= {"op", "backend", "name", "dtypes", "architectures", "verified"} for kernel in listed)
+
+
+def test_training_writes_weights_and_reports_held_out_accuracy(tmp_path):
+    pytest.importorskip("sklearn")
+    path = tmp_path / "new" / "weights.safetensors"
+    result = run("train", "--epochs", 1, "--batch-size", 64, "--variant", "modern", "--seed", 5, "--output", path)
+    assert result.exit_code == 0, result.output
+    digits = train_module.load_digits()
+    counts = train_module.confusion(
+        lenet5("modern", weights=path).eval(), digits.held_out_images, digits.held_out_labels
+    )
+    assert f"{int(counts.diag().sum())} of 599 held-out digits read right" in result.output
+
+
+def test_training_refuses_before_it_trains(tmp_path):
+    assert "ends in .safetensors is needed" in refused("train", "--output", tmp_path / "weights.pth")
+    assert "unknown variant 'new'" in refused("train", "--variant", "new", "--output", tmp_path / "w.safetensors")
+    assert "learning_rate is -1.0" in refused("train", "--learning-rate", -1)
+    (tmp_path / "file").write_text("")
+    assert "file" in refused("train", "--epochs", 10**6, "--output", tmp_path / "file" / "weights.safetensors")
+
+
+def test_a_digit_is_classified(tmp_path):
+    pytest.importorskip("PIL")
+    digits = pytest.importorskip("sklearn") and train_module.load_digits()
+    demo_module.save_digit(digits.held_out_images[:1], tmp_path / "digit.png")
+    safetensors.torch.save_file(lenet5().state_dict(), tmp_path / "lenet5.safetensors")
+    arguments = ("classify", tmp_path / "digit.png", "--model", "lenet5", "--weights", tmp_path / "lenet5.safetensors")
+    result = run(*arguments, "--top", 3)
+    assert result.exit_code == 0, result.output
+    lines = result.output.strip().splitlines()
+    assert "class" in lines[0]
+    assert "distance" in lines[0]
+    assert len(lines) == 4
+
+
+def test_classifying_refuses_in_a_sentence(tmp_path):
+    pytest.importorskip("PIL")
+    picture = tmp_path / "picture.png"
+    picture.write_text("no picture")
+    weights = tmp_path / "weights.safetensors"
+    weights.write_text("no weights")
+    options = ("--model", "lenet5", "--weights", weights)
+    assert "cannot read" in refused("classify", tmp_path / "missing.png", *options)
+    assert "is not a picture" in refused("classify", picture, *options)
+    __import__("PIL.Image").Image.new("L", (9, 9)).save(picture)
+    assert "weights: cannot read" in refused("classify", picture, *options)
+    assert "unknown model 'resnet51'" in refused("classify", picture, "--model", "resnet51", "--weights", weights)
+
+
+def test_the_demo_refuses_in_a_sentence(monkeypatch, tmp_path):
+    pytest.importorskip("sklearn")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "fastcnn.figures", raising=False)
+    monkeypatch.delattr("fastcnn.figures", raising=False)
+    assert "pip install 'fastcnn[demo]'" in refused("demo", "--output", tmp_path)

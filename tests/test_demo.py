@@ -1,0 +1,119 @@
+"""The demo's parts: fair timing, errors against float64, pictures; the whole of it on a small network."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import fastcnn
+from fastcnn import demo, train
+from fastcnn.dispatch import current_backend
+from fastcnn.models import lenet5, resnet20_cifar
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch):
+    monkeypatch.setattr(demo, "BLOCK_SECONDS", 0.01)
+
+
+def test_timing_takes_turns_and_leaves_the_first_call_of_a_turn_out():
+    calls = []
+    timings = demo.time_in_turns([lambda: calls.append("a"), lambda: calls.append("b")], 0.0)
+    turns = [name for name, before in zip(calls, [None, *calls], strict=False) if name != before]
+    assert turns[-6:] == ["a", "b"] * 3
+    assert all(t.low <= t.median <= t.high for t in timings)
+    # two calls of each to set the length of a turn, then one more than counted in each of three turns
+    assert [calls.count(name) - t.calls for name, t in zip("ab", timings, strict=True)] == [5, 5]
+
+
+def test_timing_is_median_and_percentiles():
+    timing = demo.Timing.of([float(i) for i in range(101)][::-1])
+    assert (timing.low, timing.median, timing.high, timing.calls) == (10.0, 50.0, 90.0, 101)
+
+
+def test_random_weights_are_reproducible_and_nowhere_neutral():
+    one = demo.randomise(resnet20_cifar(variant="B"), seed=0)
+    again = demo.randomise(resnet20_cifar(variant="B"), seed=0)
+    other = demo.randomise(resnet20_cifar(variant="B"), seed=1)
+    for name, value in one.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        assert torch.equal(value, again.state_dict()[name]), name
+        assert not torch.equal(value, other.state_dict()[name]), name
+        assert ((value == 0) | (value == 1)).sum() <= 1, name
+
+
+def test_comparison_is_with_float64_and_shows_a_wrong_result(monkeypatch):
+    model, input = lenet5().eval(), torch.randn(1, 1, 32, 32)
+    right = demo.compare("lenet5", "paper", model, input, "noise", 0.0)
+    assert 0 < right.torch_error < 1e-5
+    assert 0 < right.fastcnn_error < 1e-5
+    assert right.ratio == right.torch_ms.median / right.fastcnn_ms.median
+    assert next(model.parameters()).dtype == torch.float32
+
+    class Wrong(nn.Module):
+        def forward(self, input):
+            return model(input) * 1.01
+
+    monkeypatch.setattr(demo, "through_fastcnn", lambda model: Wrong())
+    wrong = demo.compare("lenet5", "paper", model, input, "noise", 0.0)
+    assert wrong.torch_error == right.torch_error
+    assert wrong.fastcnn_error == pytest.approx(0.01, rel=1e-3)
+
+
+def test_plain_pytorch_uses_none_of_our_kernels():
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, input):
+            seen.append(current_backend())
+            return input * 1.5
+
+    demo.compare("spy", "", Spy(), torch.randn(1, 3), "noise", 0.0)
+    assert seen[:3] == ["auto", "reference", "auto"]  # float64, PyTorch, fastcnn
+
+
+@pytest.mark.parametrize("variant", ["paper", "modern"])
+def test_the_whole_demo_on_a_small_network(variant, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo, "NETWORKS", (("resnet20_cifar", "A"),))
+    output = tmp_path / "new" / "folder"
+    results = demo.run(output, recipe=train.Recipe(variant, epochs=1), seconds=0.0)
+    expected = {"lenet5.safetensors", "digit.png", "photograph.png", "results.json", "confusion.png", "speeds.png"}
+    if variant == "paper":
+        expected |= {"feature_maps.png", "rbf.png"}
+    assert {path.name for path in output.iterdir()} == expected
+    for path in output.glob("*.png"):
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) >= 200
+            assert len(image.convert("RGB").getcolors(2**24)) > 10, path  # something is drawn
+    assert json.loads((output / "results.json").read_text()) == results
+    assert [network["network"] for network in results["networks"]] == ["lenet5", "resnet20_cifar"]
+    assert all(network["fastcnn_error"] < 1e-4 for network in results["networks"])
+    trained = lenet5(variant, weights=output / "lenet5.safetensors").eval()
+    digits = train.load_digits()
+    counts = train.confusion(trained, digits.held_out_images, digits.held_out_labels)
+    assert counts.tolist() == results["confusion"]
+    printed = capsys.readouterr().out
+    assert str(output) in printed
+    assert "random weights" in printed
+
+
+def test_maps_are_those_of_the_forward_pass():
+    model = lenet5().eval()
+    digit = torch.randn(1, 1, 32, 32)
+    maps, f6 = demo.activations(model, digit)
+    assert [tuple(value.shape) for value in maps.values()] == [(6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5)]
+    with torch.no_grad():
+        torch.testing.assert_close(fastcnn.functional.rbf(f6[None], model.output.centers), model(digit))
+
+
+def test_missing_packages_are_named_in_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
+    with pytest.raises(ImportError, match=r"the demo needs sklearn: pip install 'fastcnn\[demo\]'"):
+        demo.run(tmp_path)
