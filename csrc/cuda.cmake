@@ -58,6 +58,22 @@ if(NOT FASTCNN_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
   target_include_directories(fastcnn_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_compile_options(fastcnn_cuda PRIVATE ${cuda_flags})
 
+  # Hopper's own kernels, whose instructions no other architecture has.
+  set(FASTCNN_SM90_SOURCES
+    cuda/tensor_map.cu
+    ops/conv2d/conv2d_sm90_bfloat16_cuda.cu
+    ops/conv2d/conv2d_sm90_cuda.cu
+    ops/conv2d/conv2d_sm90_float16_cuda.cu
+    ops/conv2d/conv2d_sm90_float32_cuda.cu)
+  if("90a" IN_LIST FASTCNN_ARCHS)
+    add_library(fastcnn_cuda_sm90 OBJECT ${FASTCNN_SM90_SOURCES})
+    set_target_properties(fastcnn_cuda_sm90 PROPERTIES CUDA_ARCHITECTURES 90a-real CUDA_VISIBILITY_PRESET hidden)
+    target_include_directories(fastcnn_cuda_sm90 PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+    target_compile_options(fastcnn_cuda_sm90 PRIVATE ${cuda_flags})
+    target_compile_definitions(fastcnn_cuda PRIVATE FASTCNN_WITH_SM90)
+    target_link_libraries(_C PRIVATE fastcnn_cuda_sm90)
+  endif()
+
   find_package(CUDAToolkit REQUIRED)
   target_link_libraries(_C PRIVATE fastcnn_cuda CUDA::cudart_static)
   # Nothing of the static runtime is exported: another copy of it lives in torch.

@@ -15,6 +15,11 @@ Status query_device(int, Device* device) {
   return Status();
 }
 
+Status current_multiprocessors(int* count) {
+  *count = 2;  // few, so that persistent blocks take several tiles each
+  return Status();
+}
+
 #else
 
 Status device_count(int* count) {
@@ -35,6 +40,14 @@ Status query_device(int index, Device* device) {
   device->shared_memory_per_block = static_cast<int32_t>(properties.sharedMemPerBlockOptin);
   snprintf(device->name, sizeof device->name, "%s", properties.name);
   return Status();
+}
+
+Status current_multiprocessors(int* count) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) return Status();
+  return make_status(StatusCode::device_error, "%s", cudaGetErrorString(error));
 }
 
 #endif

@@ -15,5 +15,7 @@ struct Device {
 // Fails with the runtime's own words where there is no driver or no device.
 Status device_count(int* count);
 Status query_device(int index, Device* device);
+// Of the device that is current to this thread.
+Status current_multiprocessors(int* count);
 
 }  // namespace fastcnn::cuda

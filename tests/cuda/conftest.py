@@ -29,3 +29,11 @@ def every_schedule(request):
     import harness
 
     return harness.Emulated(*request.param)
+
+
+@pytest.fixture
+def hopper(runner):
+    """A runner whose device has compute capability 9.0: the emulator, or such a GPU."""
+    if runner.device == "cuda" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the CUDA device is not a Hopper GPU")
+    return runner

@@ -76,6 +76,10 @@ def round_to_tf32(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x.isfinite(), ((bits + 0x1000) & ~0x1FFF).view(torch.float32), x)
 
 
+def cut_to_tf32(x: torch.Tensor) -> torch.Tensor:
+    return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
 def run(runner, conv: Conv, dtype: torch.dtype, plan: str, change=lambda *tensors: None):
     """Runs the convolution by the plan and judges it. change: modifies the tensors first."""
     x, weight, bias, residual, y = conv.tensors(dtype, runner.device)
@@ -90,9 +94,10 @@ def run(runner, conv: Conv, dtype: torch.dtype, plan: str, change=lambda *tensor
     factor = 2.0
     if plan.endswith("tf32") and dtype == torch.float32:
         # Against the inputs as the tensor core sees them, a much closer look than at tf32's own error of 2^-11.
-        # Factor 4: the tensor core cuts its sums off where PyTorch's CPU kernels round them.
-        tensors[:2] = [round_to_tf32(t) for t in tensors[:2]]
-        factor = 4.0
+        # Factor 8: the tensor core cuts off each of its sums, always towards zero, where PyTorch's CPU kernels round.
+        to_tf32 = cut_to_tf32 if plan.startswith("sm90") else round_to_tf32
+        tensors[:2] = [to_tf32(t) for t in tensors[:2]]
+        factor = 8.0
     exact = conv.definition(*(None if t is None else t.double() for t in tensors))
     assert_parity(y, exact, conv.definition(*tensors), factor)
     assert surroundings_untouched(y)
@@ -100,6 +105,13 @@ def run(runner, conv: Conv, dtype: torch.dtype, plan: str, change=lambda *tensor
 
 def sm80(tile: str = "64x64", splits: int = 1, mode: str = "tf32", gather: bool = False) -> str:
     return f"sm80{'_gather' * gather}/{tile}/stages=4/splits={splits}/{mode}"
+
+
+def sm90(width: int, dtype: torch.dtype = torch.float16) -> str:
+    """The Hopper plan of this width of tile: its stages follow from what fits into shared memory."""
+    p = Conv(C=64, K=256, pad=(0, 0), kernel=(1, 1)).problem(dtype, torch.empty(1, 1, 7, 9))
+    plans = emulation.load().cuda.conv2d_plans(p, multiprocessors=132, tf32=True, **DEVICE)
+    return next(plan.name for plan in plans if plan.kernel == "sm90" and plan.tile_n == width)
 
 
 BASE = Conv()
@@ -232,11 +244,19 @@ class TestPlans:
             cuda.Conv2dPlan("fast")
 
     def test_large_batches_take_large_tiles_and_small_ones_are_split(self, cuda):
-        large = self.plans(cuda, Conv(N=128, C=256, H=28, W=28, K=256))[0]
+        large = self.plans(cuda, Conv(N=128, C=256, H=28, W=28, K=256), capability=(8, 0))[0]
         assert (large.tile_m, large.tile_n, large.splits) == (128, 128, 1)
-        small = self.plans(cuda, Conv(N=1, C=512, H=7, W=7, K=512))[0]
+        small = self.plans(cuda, Conv(N=1, C=512, H=7, W=7, K=512), capability=(8, 0))[0]
         assert small.splits > 1
         assert small.tile_m == 64
+
+    def test_hopper_takes_the_width_that_fits(self, cuda):
+        for K in (64, 96, 208):
+            plan = self.plans(cuda, Conv(N=128, C=192, H=28, W=28, K=K))[0]
+            assert (plan.kernel, plan.tile_n) == ("sm90", K)
+        assert "sm90" not in {plan.kernel for plan in self.plans(cuda, Conv(C=64), capability=(10, 0))}
+        assert "sm90" not in {plan.kernel for plan in self.plans(cuda, Conv(C=64), dtype=torch.float32)}
+        assert "sm90" in {plan.kernel for plan in self.plans(cuda, Conv(C=64), dtype=torch.float32, tf32=True)}
 
     def test_ragged_channels_are_gathered(self, cuda):
         assert {plan.kernel for plan in self.plans(cuda, Conv(C=3))} == {"sm80_gather"}
@@ -265,3 +285,57 @@ def test_a_missing_workspace_is_an_error(runner):
     *_, y = BASE.tensors(torch.float16, runner.device)
     with pytest.raises(ValueError, match="2 splits need a workspace of"):
         runner.cuda.conv2d(BASE.problem(torch.float16, y), runner.cuda.Conv2dPlan(sm80(splits=2)), 16, 16, 0, 0, 16)
+
+
+HOPPER = {
+    "3x3": replace(BASE, C=64, K=64, activation="relu"),
+    "3x3 stride 2": replace(BASE, N=3, C=72, stride=(2, 2), H=8, residual=True, activation="relu"),
+    "1x1": replace(BASE, kernel=(1, 1), pad=(0, 0), C=136, K=24, H=12, W=20, residual=True),
+    "1x1 stride 2": replace(BASE, kernel=(1, 1), pad=(0, 0), C=64, stride=(2, 2), bias=False),
+    "5x5 slices": replace(BASE, kernel=(5, 5), pad=(2, 2), C=16, K=40, x_offset=16, y_offset=24, activation="tanh"),
+    "dilated": replace(BASE, N=1, dilation=(2, 3), pad=(2, 3), C=8, activation="sigmoid"),
+    "one image": replace(BASE, N=1, H=14, W=14, C=64, K=48, residual=True, activation="relu"),
+    "wide image": replace(BASE, N=1, H=1, W=150, C=8, kernel=(1, 3), pad=(0, 1), residual=True),
+}
+
+
+@pytest.mark.parametrize("case", HOPPER, ids=str)
+def test_hopper(hopper, case):
+    run(hopper, HOPPER[case], torch.float16, sm90(64))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_hopper_types(hopper, dtype):
+    run(hopper, HOPPER["3x3 stride 2"], dtype, sm90(32, dtype))
+
+
+@pytest.mark.parametrize("width", [48, 96, 208])
+def test_hopper_widths(hopper, width):
+    """Staging slices of 32, 64 and 32 bytes; a tile that K fills and one that it does not."""
+    run(hopper, replace(BASE, N=1, K=208, C=24, kernel=(1, 1), pad=(0, 0), residual=True), torch.float16, sm90(width))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("width", [32, 48, 64, 96, 112, 128, 144, 160, 192, 208, 224, 256])
+def test_hopper_every_width(hopper, width, dtype):
+    if dtype == torch.float32 and width not in (32, 64, 96, 128, 192):
+        return
+    run(hopper, replace(BASE, K=272, C=72, residual=True, activation="relu"), dtype, sm90(width, dtype))
+
+
+@pytest.mark.slow
+@pytest.mark.emulated
+@pytest.mark.parametrize("case", HOPPER, ids=str)
+def test_hopper_every_schedule(every_schedule, case):
+    run(every_schedule, HOPPER[case], torch.float16, sm90(64))
+
+
+def test_hopper_runs_unaligned_output_by_another_kernel(hopper):
+    conv = replace(BASE, y_offset=8)
+    x, weight, bias, _, y = conv.tensors(torch.float16, hopper.device)
+    y = torch.as_strided(y, y.shape, y.stride(), y.storage_offset() - 1)
+    hopper.run(hopper.cuda.conv2d, conv.problem(torch.float16, y), hopper.cuda.Conv2dPlan(sm90(64)),
+               read=[x, weight, bias, None], write=[y, None])  # fmt: skip
+    tensors = [t.cpu() for t in (x, weight, bias)]
+    assert_parity(y, conv.definition(*(t.double() for t in tensors), None), conv.definition(*tensors, None))

@@ -4,6 +4,10 @@
 
 #include "ops/conv2d/conv2d_cuda.h"
 #include "ops/conv2d/conv2d_sm80_cuda.cuh"
+#if defined(FASTCNN_WITH_SM90) || defined(FASTCNN_EMULATED)
+#define FASTCNN_HOPPER 1
+#include "ops/conv2d/conv2d_sm90_cuda.h"
+#endif
 
 namespace fastcnn::cuda {
 
@@ -50,6 +54,14 @@ std::string number_reason(const char* what, int64_t value, int64_t limit) {
 // share of the tensor cores' rate, or its steps' latency; and the partial sums' way through memory. Rough on
 // purpose: it only has to order plans, and a measurement on the device overrules it.
 double expected_cycles(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
+#ifdef FASTCNN_HOPPER
+  if (plan.kernel == Conv2dKernel::sm90) {
+    const int64_t tiles = sm90_box(p).tiles * ceil_div(p.K, plan.tile_n), block = 128 / element_size(p.dtype);
+    const double rate = (p.dtype == DType::float32 ? 1024 : 2048) * 0.85 * plan.tile_n / (plan.tile_n + 24.0);
+    const double step = std::max(128.0 * plan.tile_n * block / rate, 120.0);
+    return ceil_div(tiles, device.multiprocessors) * (p.R * p.S * ceil_div(p.C, block) * step + 1500);
+  }
+#endif
   const TileFacts& tile = *find_tile(plan);
   const double products_per_cycle = p.dtype != DType::float32 ? 1024 : is_strict(p, plan) ? 512.0 / 3 : 512;
   const double bytes_per_cycle = 12;  // of device memory, per multiprocessor
@@ -102,7 +114,13 @@ Status conv2d_plan_from_name(const std::string& name, Conv2dPlan* plan) {
 std::string conv2d_plan_reason(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
   const int64_t int_limit = INT32_MAX / 2, size = element_size(p.dtype);
   const int64_t depth = p.R * p.S * (p.C / p.groups);
-  if (plan.kernel == Conv2dKernel::sm90) return "the Hopper kernel is not built";
+  if (plan.kernel == Conv2dKernel::sm90) {
+#ifdef FASTCNN_HOPPER
+    return sm90_reason(p, plan, device);
+#else
+    return "fastcnn was built without sm_90a";
+#endif
+  }
   if (device.major < 8)
     return "it needs compute capability 8.0, the device has " + std::to_string(device.major);
   const TileFacts* tile = find_tile(plan);
@@ -139,6 +157,12 @@ std::vector<Conv2dPlan> conv2d_plans(const Conv2dProblem& p, const Device& devic
         const Conv2dPlan plan{kernel, mode, tile.m, tile.n, kStages, splits};
         if (conv2d_plan_reason(p, plan, device).empty()) plans.push_back(plan);
       }
+#ifdef FASTCNN_HOPPER
+  for (const Sm90Width& width : sm90_widths(p.dtype)) {
+    const Conv2dPlan plan{Conv2dKernel::sm90, mode, 128, width.width, width.stages, 1};
+    if (conv2d_plan_reason(p, plan, device).empty()) plans.push_back(plan);
+  }
+#endif
   std::stable_sort(plans.begin(), plans.end(), [&](const Conv2dPlan& a, const Conv2dPlan& b) {
     return expected_cycles(p, a, device) < expected_cycles(p, b, device);
   });
@@ -168,6 +192,14 @@ Status conv2d(const Conv2dProblem& p, const Conv2dPlan& asked, const void* x, co
   if (p.N * p.P * p.Q * p.K == 0) return Status();
   Conv2dPlan plan = asked;
   const int64_t size = element_size(p.dtype);
+#ifdef FASTCNN_HOPPER
+  if (plan.kernel == Conv2dKernel::sm90 && vectorises(size, {x, weight, residual, y}, {}))
+    return conv2d_sm90(p, plan, x, weight, bias, residual, y, stream);
+#endif
+  if (plan.kernel == Conv2dKernel::sm90) {
+    plan.kernel = Conv2dKernel::sm80;
+    plan.tile_m = plan.tile_n = 64;
+  }
   if (plan.kernel != Conv2dKernel::sm80_gather &&
       !vectorises(size, {x, weight}, {p.C / p.groups, p.x_stride, p.R * p.S * p.C / p.groups})) {
     plan.kernel = Conv2dKernel::sm80_gather;

@@ -24,7 +24,7 @@ enum class Conv2dKernel : int32_t {
 // How float32 is multiplied. Half types ignore it.
 enum class Float32Mode : int32_t {
   strict = 0,  // each product as three tf32 products: float32's accuracy; an infinite input gives NaN
-  tf32 = 1,    // inputs rounded to tf32's 10 bits of mantissa
+  tf32 = 1,    // inputs rounded (sm90: cut off) to tf32's 10 bits of mantissa
 };
 
 // A kernel and its tile. Printable, so that tuning data can name it: "sm80/128x64/stages=4/splits=2/tf32".
@@ -51,7 +51,7 @@ std::vector<Conv2dPlan> conv2d_plans(const Conv2dProblem& problem, const Device&
 size_t conv2d_workspace_bytes(const Conv2dProblem& problem, const Conv2dPlan& plan);
 
 // bias and residual are null where the problem has none. A plan that needs 16-byte aligned tensors runs as
-// sm80_gather where they are not.
+// sm80 or sm80_gather where they are not.
 Status conv2d(const Conv2dProblem& problem, const Conv2dPlan& plan, const void* x, const void* weight,
               const void* bias, const void* residual, void* y, void* workspace, void* stream);
 
