@@ -136,6 +136,16 @@ class Emulator:
         finally:
             self.control.emulator_clear_buffers()
 
+    @contextlib.contextmanager
+    def any_memory(self) -> Iterator[None]:
+        """Within the block, kernels may read and write any memory: bounds are not checked."""
+        self.control.emulator_clear_buffers()
+        self.control.emulator_allow_everything(1)
+        try:
+            yield
+        finally:
+            self.control.emulator_allow_everything(0)
+
 
 def available() -> str | None:
     """Why the emulator cannot be built here; None if it can."""

@@ -1,7 +1,7 @@
 """add_relu: the residual addition and its ReLU."""
 
 from fastcnn.dispatch import Operator
-from fastcnn.ops.add_relu import contract, cpu, reference, triton
+from fastcnn.ops.add_relu import contract, cpu, cuda, reference, triton
 
 add_relu = Operator(
     "add_relu",
@@ -11,6 +11,6 @@ add_relu = Operator(
     definition=reference.add_relu,
     backward=contract.backward,
     saved=contract.saved,
-    candidates=(*triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
+    candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=2,
 )

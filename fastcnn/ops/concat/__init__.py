@@ -1,7 +1,7 @@
 """concat: side by side along channels."""
 
 from fastcnn.dispatch import Operator
-from fastcnn.ops.concat import contract, cpu, reference, triton
+from fastcnn.ops.concat import contract, cpu, cuda, reference, triton
 
 concat = Operator(
     "concat",
@@ -11,6 +11,6 @@ concat = Operator(
     definition=reference.concat,
     backward=contract.backward,
     saved=contract.saved,
-    candidates=(*triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
+    candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=1,
 )

@@ -19,9 +19,9 @@ def _supports(problem: ConcatProblem) -> str | None:
     return native_cpu.reason_against(problem._replace(dtype=torch.float32))
 
 
-def _prepare(problem: ConcatProblem) -> Runner:
-    copy_slice, threads = native.library().cpu.copy_slice, problem.threads
-    shape, size = problem.output_shape, problem.dtype.itemsize
+def native_problems(problem: ConcatProblem) -> list[tuple[Any, int]]:
+    """For each input its copy, and where its slice begins, in bytes."""
+    size = problem.dtype.itemsize
     structs = [
         native.struct(
             "CopySliceProblem",
@@ -33,12 +33,18 @@ def _prepare(problem: ConcatProblem) -> Runner:
         )
         for C, x_stride in zip(problem.C, problem.x_stride, strict=True)
     ]
-    offsets = [start * size for start in accumulate(problem.C[:-1], initial=0)]
+    starts = accumulate(problem.C[:-1], initial=0)
+    return [(struct, start * size) for struct, start in zip(structs, starts, strict=True)]
+
+
+def _prepare(problem: ConcatProblem) -> Runner:
+    copy_slice, threads = native.library().cpu.copy_slice, problem.threads
+    shape, copies = problem.output_shape, native_problems(problem)
 
     def run(*tensors_and_out: Any) -> Tensor:
         *tensors, out = tensors_and_out
         y = layout.empty(shape, tensors[0]) if out is None else out
-        for struct, offset, tensor in zip(structs, offsets, tensors, strict=True):
+        for (struct, offset), tensor in zip(copies, tensors, strict=True):
             x = layout.channels_last(tensor)
             copy_slice(struct, x.data_ptr(), y.data_ptr() + offset, threads)
         return y

@@ -1,7 +1,7 @@
 """conv2d: convolution + bias + residual + activation."""
 
 from fastcnn.dispatch import Operator
-from fastcnn.ops.conv2d import contract, cpu, reference, triton
+from fastcnn.ops.conv2d import contract, cpu, cuda, reference, triton
 
 conv2d = Operator(
     "conv2d",
@@ -11,6 +11,6 @@ conv2d = Operator(
     definition=reference.conv2d,
     backward=contract.backward,
     saved=contract.saved,
-    candidates=(*triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
+    candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=4,
 )

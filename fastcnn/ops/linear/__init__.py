@@ -1,7 +1,7 @@
 """linear: matrix product + bias + activation."""
 
 from fastcnn.dispatch import Operator
-from fastcnn.ops.linear import contract, cpu, reference, triton
+from fastcnn.ops.linear import contract, cpu, cuda, reference, triton
 
 linear = Operator(
     "linear",
@@ -11,6 +11,6 @@ linear = Operator(
     definition=reference.linear,
     backward=contract.backward,
     saved=contract.saved,
-    candidates=(*triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
+    candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=3,
 )

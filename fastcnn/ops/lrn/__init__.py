@@ -1,7 +1,7 @@
 """local_response_norm: AlexNet's normalisation across channels."""
 
 from fastcnn.dispatch import Operator
-from fastcnn.ops.lrn import contract, cpu, reference, triton
+from fastcnn.ops.lrn import contract, cpu, cuda, reference, triton
 
 local_response_norm = Operator(
     contract.NAME,
@@ -11,6 +11,6 @@ local_response_norm = Operator(
     definition=reference.local_response_norm,
     backward=contract.backward,
     saved=contract.saved,
-    candidates=(*triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
+    candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=1,
 )

@@ -1,7 +1,7 @@
 """max_pool2d, avg_pool2d and adaptive_avg_pool2d."""
 
 from fastcnn.dispatch import Operator
-from fastcnn.ops.pool import contract, cpu, reference, triton
+from fastcnn.ops.pool import contract, cpu, cuda, reference, triton
 
 max_pool2d = Operator(
     "max_pool2d",
@@ -11,7 +11,7 @@ max_pool2d = Operator(
     definition=reference.max_pool2d,
     backward=contract.backward_max,
     saved=contract.saved,
-    candidates=(*triton.MAX_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.MAX_CANDIDATES),
+    candidates=(*cuda.MAX_CANDIDATES, *triton.MAX_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.MAX_CANDIDATES),
     tensor_count=1,
 )
 
@@ -23,7 +23,7 @@ avg_pool2d = Operator(
     definition=reference.avg_pool2d,
     backward=contract.backward_avg,
     saved=contract.saved,
-    candidates=(*triton.AVG_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.AVG_CANDIDATES),
+    candidates=(*cuda.AVG_CANDIDATES, *triton.AVG_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.AVG_CANDIDATES),
     tensor_count=1,
 )
 
@@ -35,6 +35,11 @@ adaptive_avg_pool2d = Operator(
     definition=reference.adaptive_avg_pool2d,
     backward=contract.backward_adaptive,
     saved=contract.saved,
-    candidates=(*triton.ADAPTIVE_CANDIDATES, *cpu.ADAPTIVE_CANDIDATES, *reference.ADAPTIVE_CANDIDATES),
+    candidates=(
+        *cuda.ADAPTIVE_CANDIDATES,
+        *triton.ADAPTIVE_CANDIDATES,
+        *cpu.ADAPTIVE_CANDIDATES,
+        *reference.ADAPTIVE_CANDIDATES,
+    ),
     tensor_count=1,
 )

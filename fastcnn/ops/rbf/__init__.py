@@ -1,7 +1,7 @@
 """rbf: squared Euclidean distances to centers, LeNet-5's output units."""
 
 from fastcnn.dispatch import Operator
-from fastcnn.ops.rbf import contract, cpu, reference, triton
+from fastcnn.ops.rbf import contract, cpu, cuda, reference, triton
 
 rbf = Operator(
     "rbf",
@@ -11,6 +11,6 @@ rbf = Operator(
     definition=reference.rbf,
     backward=contract.backward,
     saved=contract.saved,
-    candidates=(*triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
+    candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=2,
 )

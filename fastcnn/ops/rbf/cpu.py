@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from fastcnn import native
@@ -10,9 +12,8 @@ from fastcnn.ops import native_cpu
 from fastcnn.ops.rbf.contract import RbfProblem
 
 
-def _prepare(problem: RbfProblem) -> Runner:
-    call, threads = native.library().cpu.rbf, problem.threads
-    struct = native.struct(
+def native_problem(problem: RbfProblem) -> Any:
+    return native.struct(
         "RbfProblem",
         dtype=problem.dtype,
         N=problem.N,
@@ -21,6 +22,10 @@ def _prepare(problem: RbfProblem) -> Runner:
         x_stride=problem.D,
         y_stride=problem.M,
     )
+
+
+def _prepare(problem: RbfProblem) -> Runner:
+    call, struct, threads = native.library().cpu.rbf, native_problem(problem), problem.threads
 
     def run(input: Tensor, centers: Tensor, out: Tensor | None) -> Tensor:
         x, c = input.contiguous(), centers.float().contiguous()

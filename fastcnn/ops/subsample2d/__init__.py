@@ -1,7 +1,7 @@
 """subsample2d: LeNet-5's trainable pooling."""
 
 from fastcnn.dispatch import Operator
-from fastcnn.ops.subsample2d import contract, cpu, reference, triton
+from fastcnn.ops.subsample2d import contract, cpu, cuda, reference, triton
 
 subsample2d = Operator(
     "subsample2d",
@@ -11,6 +11,6 @@ subsample2d = Operator(
     definition=reference.subsample2d,
     backward=contract.backward,
     saved=contract.saved,
-    candidates=(*triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
+    candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=3,
 )

@@ -1,0 +1,100 @@
+"""conv2d in CUDA C++: implicit GEMM on the tensor cores, by the plan that a cost model or tuning gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastcnn import native
+from fastcnn.dispatch import Candidate, Runner
+from fastcnn.ops import cuda_backend, layout, triton_backend
+from fastcnn.ops.conv2d.contract import Conv2dProblem
+from fastcnn.ops.conv2d.cpu import native_problem
+from fastcnn.ops.conv2d.reference import CANDIDATES as REFERENCE
+from fastcnn.ops.packing import packed
+
+# Best first. The extension's planner knows them by these names without "conv2d_".
+KERNELS = ("conv2d_sm90", "conv2d_sm80", "conv2d_sm80_gather")
+
+
+class Convolution:
+    """A convolution with its plan and workspace for one precision."""
+
+    def __init__(self, struct: Any, problem: Any, tf32: bool, kernel: str | None) -> None:
+        # A precision that the kernel lacks (strict float32 on wgmma) is served by another one.
+        self.plan = cuda_backend.conv2d_plan(struct, problem, tf32, kernel) or cuda_backend.conv2d_plan(
+            struct, problem, tf32
+        )
+        self.struct, self.device = struct, problem.device
+        self.workspace_bytes = cuda_backend.kernels().conv2d_workspace_bytes(struct, self.plan)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, y: Tensor) -> None:
+        # Allocated for each call, on its stream: PyTorch's caching allocator makes that cheap and safe.
+        workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=x.device)
+        cuda_backend.launch(
+            self.device, cuda_backend.kernels().conv2d, self.struct, self.plan,
+            x.data_ptr(), weight.data_ptr(), native.pointer(bias), native.pointer(residual), y.data_ptr(),
+            workspace.data_ptr() if self.workspace_bytes else 0,
+        )  # fmt: skip
+
+
+def by_precision(struct: Any, problem: Any, kind: str, kernel: str | None = None) -> Callable[[], Convolution]:
+    """The convolution for the TF32 setting in force at each call, which the user may change between calls."""
+    prepared: dict[bool, Convolution] = {}
+
+    def current() -> Convolution:
+        tf32 = triton_backend.tf32_allowed(kind)
+        if tf32 not in prepared:
+            prepared[tf32] = Convolution(struct, problem, tf32, kernel)
+        return prepared[tf32]
+
+    return current
+
+
+def _candidate(name: str) -> Candidate:
+    kernel = name.removeprefix("conv2d_")
+
+    def supports(problem: Conv2dProblem) -> str | None:
+        struct, tf32 = native_problem(problem), triton_backend.tf32_allowed("conv")
+        own = cuda_backend.conv2d_plan(struct, problem, tf32, kernel)
+        best = cuda_backend.conv2d_plan(struct, problem, tf32)
+        if own is None:
+            return _reason(struct, problem, kernel, tf32)
+        better = f"conv2d_{best.kernel}"
+        if better != name and cuda_backend.reason_against(f"conv2d.cuda.{better}", problem) is None:
+            return f"{best.name} is expected to be faster"
+        return None
+
+    def prepare(problem: Conv2dProblem) -> Runner:
+        shape = problem.output_shape
+        convolution = by_precision(native_problem(problem), problem, "conv", kernel)
+
+        def run(
+            input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None
+        ) -> Tensor:
+            x = layout.channels_last(input)
+            w = packed(weight, "cuda.krsc", lambda weight: weight.contiguous(memory_format=torch.channels_last))
+            b = None if bias is None else bias.contiguous()
+            r = None if residual is None else layout.channels_last(residual)
+            y = layout.empty(shape, input) if out is None else out
+            convolution()(x, w, b, r, y)
+            return y
+
+        return run
+
+    return cuda_backend.candidate("conv2d", name, prepare, REFERENCE[0], supports)
+
+
+def _reason(struct: Any, problem: Conv2dProblem, kernel: str, tf32: bool) -> str:
+    """Why no plan of the kernel takes the problem: what the planner says of its commonest tile."""
+    kernels, device = cuda_backend.kernels(), cuda_backend.device_of(problem.device)
+    # Stages are 6 for a width of 64 on Hopper, see csrc/ops/conv2d/conv2d_sm90_cuda.cuh.
+    tile = "128x64/stages=6" if kernel == "sm90" else "64x64/stages=4"
+    plan = kernels.Conv2dPlan(f"{kernel}/{tile}/splits=1/{'tf32' if tf32 else 'strict'}")
+    return kernels.conv2d_plan_reason(struct, plan, device.capability, device.shared_memory_per_block)
+
+
+CANDIDATES = tuple(_candidate(name) for name in KERNELS)

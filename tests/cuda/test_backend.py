@@ -1,0 +1,142 @@
+"""The CUDA backend end to end: functions, dispatch and bindings, with the emulator in the GPU's place."""
+
+import harness
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import assert_parity
+
+import fastcnn
+import fastcnn.functional
+from fastcnn.dispatch import Unsupported, use_backend
+from fastcnn.ops import cuda_backend
+
+pytestmark = pytest.mark.emulated
+
+
+@pytest.fixture
+def emulated_device(monkeypatch):
+    """CPU tensors run by the CUDA candidates, on the emulator."""
+    runner = harness.Emulated()
+    device = cuda_backend.Device("emulator", (9, 0), 4, 227 * 1024)
+    memory = []
+
+    def launch(device, function, *arguments):
+        runner.emulator.configure(**runner.settings)
+        with runner.emulator.any_memory():
+            function(*arguments, 0)
+        memory.append(function.__name__)
+
+    def reason_against(kernel, problem, copies=False):
+        return "out cannot be written in place" if problem.y_stride is None else None
+
+    monkeypatch.setattr(cuda_backend, "kernels", lambda: runner.cuda)
+    monkeypatch.setattr(cuda_backend, "device_of", lambda _: device)
+    monkeypatch.setattr(cuda_backend, "launch", launch)
+    monkeypatch.setattr(cuda_backend, "reason_against", reason_against)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    for operator in fastcnn.dispatch.OPERATORS.values():
+        monkeypatch.setattr(operator, "_runners", {})  # runners made here must not outlive the emulated device
+    with use_backend("cuda"):
+        yield memory
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_functions(emulated_device, dtype):
+    torch.manual_seed(0)
+    f = fastcnn.functional
+    x, weight, bias = torch.randn(2, 16, 9, 9), torch.randn(24, 16, 3, 3) / 12, torch.randn(24)
+    x, weight, bias = (t.to(dtype) for t in (x, weight, bias))
+    coefficient = torch.randn(16).to(dtype)
+    features, matrix, offset = torch.randn(3, 20).to(dtype), torch.randn(7, 20).to(dtype), torch.randn(7).to(dtype)
+
+    with use_backend("cuda"):
+        results = {
+            "conv2d": f.conv2d(x, weight, bias, padding=1, activation="relu"),
+            "max_pool2d": f.max_pool2d(x, 3, 2),
+            "avg_pool2d": f.avg_pool2d(x, 2, 2),
+            "adaptive_avg_pool2d": f.adaptive_avg_pool2d(x, 1),
+            "lrn": f.local_response_norm(x, 5, 1e-2, 0.75, 1.0),
+            "linear": f.linear(features, matrix, offset),
+            "concat": f.concat([x, x]),
+            "add_relu": f.add_relu(x, x),
+            "rbf": f.rbf(features, matrix),
+            "subsample2d": f.subsample2d(x, coefficient, coefficient),
+        }
+    x, weight, bias, features, matrix, offset = (t.double() for t in (x, weight, bias, features, matrix, offset))
+    exact = {
+        "conv2d": torch.relu(F.conv2d(x, weight, bias, padding=1)),
+        "max_pool2d": F.max_pool2d(x, 3, 2),
+        "avg_pool2d": F.avg_pool2d(x, 2, 2),
+        "adaptive_avg_pool2d": F.adaptive_avg_pool2d(x, 1),
+        "lrn": F.local_response_norm(x, 5, 1e-2, 0.75, 1.0),
+        "linear": F.linear(features, matrix, offset),
+        "concat": torch.cat([x, x], 1),
+        "add_relu": torch.relu(x + x),
+        "rbf": ((features[:, None] - matrix) ** 2).sum(-1),
+    }
+    for name, value in exact.items():
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-3
+        assert torch.allclose(results[name].double(), value, rtol=tolerance, atol=tolerance), name
+        assert results[name].dtype == dtype
+    assert set(emulated_device) == {
+        "conv2d", "pool2d", "adaptive_avg_pool2d", "lrn", "copy_slice", "add_relu", "rbf", "subsample2d"
+    }  # fmt: skip
+
+
+def test_a_changed_precision_is_seen(emulated_device):
+    x, weight = torch.randn(1, 8, 5, 5), torch.randn(8, 8, 3, 3)
+    exact = F.conv2d(x.double(), weight.double())
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = False
+        strict = fastcnn.functional.conv2d(x, weight)
+        torch.backends.cudnn.allow_tf32 = True
+        rounded = fastcnn.functional.conv2d(x, weight)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert (strict.double() - exact).abs().max() < 1e-5 < (rounded.double() - exact).abs().max() < 5e-2
+
+
+def test_out_slices_and_residual(emulated_device):
+    x, weight = torch.randn(2, 8, 6, 6), torch.randn(16, 8, 1, 1)
+    residual = torch.randn(2, 16, 6, 6)
+    wide = torch.zeros(2, 40, 6, 6).contiguous(memory_format=torch.channels_last)
+    out = fastcnn.functional.conv2d(x, weight, residual=residual, activation="relu", out=wide[:, 8:24])
+    assert out.data_ptr() == wide[:, 8:24].data_ptr()
+    assert_parity(wide[:, 8:24], torch.relu(F.conv2d(x.double(), weight.double()) + residual.double()),
+                  torch.relu(F.conv2d(x, weight) + residual))  # fmt: skip
+    assert not wide[:, :8].any()
+    assert not wide[:, 24:].any()
+
+
+def test_a_failed_launch_is_reported_and_served_by_pytorch(emulated_device, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("lrn: out of memory")
+
+    monkeypatch.setattr(cuda_backend, "launch", fail)
+    x = torch.randn(1, 4, 2, 2)
+    with pytest.raises(RuntimeError, match="lrn: out of memory"):
+        fastcnn.functional.local_response_norm(x, 5)
+    operator = fastcnn.dispatch.OPERATORS["local_response_norm"]
+    candidate = next(c for c in operator.candidates if c.backend == "cuda")
+    problem = operator.infer((x, None), operator.normalise((x,), (5, 1e-4, 0.75, 1.0)))
+    with use_backend("auto"):
+        runner = candidate.prepare(problem)
+    with pytest.warns(UserWarning, match="local_response_norm.cuda.lrn failed, PyTorch's operator is used instead"):
+        y = runner(x, None)
+    assert torch.equal(y, F.local_response_norm(x, 5))
+
+
+def test_a_demanded_backend_says_why_not():
+    with use_backend("cuda"), pytest.raises(Unsupported, match="cuda lrn: the input is on cpu"):
+        fastcnn.functional.local_response_norm(torch.randn(1, 4, 2, 2), 5)
+
+
+def test_every_operator_has_a_cuda_kernel():
+    without = [
+        name
+        for name, operator in fastcnn.dispatch.OPERATORS.items()
+        if not any(c.backend == "cuda" for c in operator.candidates)
+    ]
+    assert without == []
