@@ -92,7 +92,8 @@ def build(kernels: list[Path] | None = None, overlay: Path | None = None) -> Pat
     jobs += [(source, RUNTIME, [CSRC]) for source in runtime_sources()]
     for source in kernel_sources() if kernels is None else kernels:
         include = [CSRC]
-        if overlay is not None:
+        # Changed kernels run in float16 alone; the other types' files stay as they are, and come from the cache.
+        if overlay is not None and not source.stem.endswith(("_float32_cuda", "_bfloat16_cuda")):
             changed = overlay / source.relative_to(CSRC)
             source, include = (changed if changed.exists() else source), [overlay, CSRC]
         jobs.append((source, KERNEL, include))
@@ -107,7 +108,9 @@ class Emulator:
     def __init__(self, path: Path) -> None:
         from fastcnn import _C  # noqa: F401  registers the problem structs that _emulated takes
 
-        specification = importlib.util.spec_from_file_location("_emulated", path)
+        # A name of its own for each build: pybind11 remembers modules by name.
+        name = f"emulated_{path.parent.name}._emulated"
+        specification = importlib.util.spec_from_file_location(name, path)
         assert specification is not None
         assert specification.loader is not None
         module: ModuleType = importlib.util.module_from_spec(specification)

@@ -110,6 +110,7 @@ __global__ void __launch_bounds__(256) lrn_max_pool_kernel(const __grid_constant
   for (int64_t r = 0; r < pool.kernel_h; r++) {
     const int64_t h = h0 + r * pool.dilation_h;
     if (h < 0 || h >= pool.H) continue;
+#pragma unroll 1  // each round holds three vectors: two rounds at once would spill
     for (int64_t s = 0; s < pool.kernel_w; s++) {
       const int64_t w = w0 + s * pool.dilation_w;
       if (w < 0 || w >= pool.W) continue;

@@ -1,0 +1,205 @@
+"""Does the emulator catch what it is for? Bugs are seeded in copies of the real kernels, one at a time.
+
+Each mutant is one textual change of csrc/ops/conv2d; it is compiled, run under several orders of threads and both
+timings, and must be found by the detector, or, where it says so, show in the numbers.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import emulation
+import pytest
+
+pytestmark = pytest.mark.emulated
+
+SM80 = "ops/conv2d/conv2d_sm80_cuda.cuh"
+SM90 = "ops/conv2d/conv2d_sm90_cuda.cuh"
+HOST90 = "ops/conv2d/conv2d_sm90_cuda.cu"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str
+    find: str
+    replace: str
+    finding: str  # a regular expression of the finding, or "numbers"
+    quick: bool = False
+    residual: bool = False
+    ragged: bool = False  # tile edges inside the tensors
+
+
+MUTANTS = [
+    Mutant("sm80: no barrier in the main loop", SM80,
+           "    __syncthreads();\n    if (step + Tile::kStages", "    if (step + Tile::kStages",
+           "RACE|in flight|uninitialised", quick=True),
+    Mutant("sm80: cp.async wait off by one", SM80,
+           "cp_async_wait<Tile::kStages - 2>", "cp_async_wait<Tile::kStages - 1>", "in flight|uninitialised|RACE",
+           quick=True),
+    Mutant("sm80: no barrier before the epilogue's writes", SM80,
+           "    __syncthreads();\n    if (warp_m == pass)", "    if (warp_m == pass)", "RACE|in flight"),
+    Mutant("sm80: no barrier between the epilogue's writes and reads", SM80,
+           "    __syncthreads();\n    constexpr int kGroups", "    constexpr int kGroups", "RACE|uninitialised"),
+    Mutant("sm80: the last rows are stored past the end", SM80,
+           "if (m >= M || n >= K) continue;", "if (n >= K) continue;", "global memory out of bounds: .*thread|global",
+           ragged=True, quick=True),
+    Mutant("sm80: shared memory too small for the epilogue's rows", SM80,
+           "static constexpr int kPitch = kN + 8;", "static constexpr int kPitch = kN * 2 + 72;",
+           "shared memory out of bounds|numbers"),
+    Mutant("sm80: stage index past the ring", SM80,
+           "load((step + Tile::kStages - 1) % Tile::kStages)", "load((step + Tile::kStages - 1) % (Tile::kStages + 1))",
+           "shared memory out of bounds|in flight|RACE|uninitialised"),
+    Mutant("sm80: no padding test on rows", SM80,
+           "const bool valid = inside_k && h >= 0 && h < H && w >= 0 && w < W;",
+           "const bool valid = inside_k && h >= -1 && w >= 0 && w < W;", "global memory out of bounds|numbers"),
+    Mutant("sm80: fragments of weight without swizzle", SM80,
+           "tile_b + swizzle_64(warp_n * Tile::kWarpN + j * 16 + lane % 8 + lane / 16 * 8,",
+           "tile_b + no_swizzle(warp_n * Tile::kWarpN + j * 16 + lane % 8 + lane / 16 * 8,", "numbers"),
+    Mutant("sm80: wrong advance along k", SM80,
+           "ldmatrix_x4(a[i], tile_a + swizzle_64(warp_m * Tile::kWarpM + i * 16 + lane % 16, half * 2 + lane / 16))",
+           "ldmatrix_x4(a[i], tile_a + swizzle_64(warp_m * Tile::kWarpM + i * 16 + lane % 16, half + lane / 16))",
+           "numbers"),
+    Mutant("sm80: a collective that one lane skips", SM80,
+           "    cp_async_commit();\n    multiply(step % Tile::kStages);",
+           "    cp_async_commit();\n    if (thread != 5) multiply(step % Tile::kStages);",
+           "DEADLOCK|divergent"),
+    Mutant("sm90: wrong parity on the full barrier", SM90,
+           "mbarrier_wait(full + 8 * stage, phase);", "mbarrier_wait(full + 8 * stage, phase ^ 1);",
+           "in flight|uninitialised|RACE"),
+    Mutant("sm90: wrong parity on the empty barrier", SM90,
+           "mbarrier_wait(empty + 8 * stage, phase ^ 1);", "mbarrier_wait(empty + 8 * stage, phase);", "DEADLOCK",
+           quick=True),
+    Mutant("sm90: expect_tx too small", SM90,
+           "mbarrier_arrive_expect_tx(full + 8 * stage, Tile::kStageBytes);",
+           "mbarrier_arrive_expect_tx(full + 8 * stage, Tile::kBytesA);", "DEADLOCK|in flight"),
+    Mutant("sm90: the producer does not wait for empty stages", SM90,
+           "            mbarrier_wait(empty + 8 * stage, phase ^ 1);\n", "", "in flight|overwrites|may still read"),
+    Mutant("sm90: no barrier after mbarrier.init", SM90,
+           "    fence_mbarrier_init();\n  }\n  __syncthreads();", "    fence_mbarrier_init();\n  }",
+           "before mbarrier.init|not ordered after its init"),
+    Mutant("sm90: no fence after mbarrier.init", SM90,
+           "    fence_mbarrier_init();\n", "", "without fence.mbarrier_init"),
+    Mutant("sm90: a stage is released while wgmma reads it", SM90,
+           "wgmma_wait<1>();\n        if (step > 0 && lane == 0) mbarrier_arrive(empty + 8 * previous);\n"
+           "        previous = stage;",
+           "if (lane == 0) mbarrier_arrive(empty + 8 * stage);\n        wgmma_wait<1>();\n        previous = stage;",
+           "may still read|more arrivals|RACE", quick=True),
+    Mutant("sm90: wait_group too weak", SM90,
+           "wgmma_wait<1>();\n        if (step > 0", "wgmma_wait<2>();\n        if (step > 0", "may still read|RACE"),
+    Mutant("sm90: one arrival a warpgroup, though warps finish apart", SM90,
+           "mbarrier_init(empty + 8 * i, 8);", "mbarrier_init(empty + 8 * i, 2);", "may still read|more arrivals|RACE"),
+    Mutant("sm90: no wgmma.fence", SM90,
+           "        wgmma_fence();\n", "", "wgmma without wgmma.fence"),
+    Mutant("sm90: accumulators read before the last wait", SM90,
+           "      wgmma_wait<0>();\n      if (lane == 0) mbarrier_arrive(empty + 8 * previous);",
+           "      if (lane == 0) mbarrier_arrive(empty + 8 * previous);", "may still read|in flight|numbers|RACE"),
+    Mutant("sm90: no proxy fence before the TMA store", SM90,
+           "      fence_proxy_async();\n      named_barrier", "      named_barrier", "without fence.proxy.async",
+           quick=True),
+    Mutant("sm90: no barrier before the TMA store", SM90,
+           "      fence_proxy_async();\n      named_barrier(1 + half, 128);\n", "      fence_proxy_async();\n",
+           "RACE|without fence|uninitialised|in flight"),
+    Mutant("sm90: the staging tile is overwritten while it is stored", SM90,
+           "        tma_store_wait_read();  // the last tile has left the staging tile\n", "",
+           "may still read|in flight|TMA store"),
+    Mutant("sm90: the block leaves while a TMA store reads", SM90,
+           "    if (thread == 0) tma_store_wait_read();", "    if (false) tma_store_wait_read();",
+           "exits with TMA stores in flight"),
+    Mutant("sm90: the residual is read before it has landed", SM90,
+           "        mbarrier_wait(loaded, residual_phase);\n", "        named_barrier(1 + half, 128);\n",
+           "in flight|RACE|uninitialised", residual=True),
+    Mutant("sm90: x without swizzle", HOST90,
+           "request = {p.dtype, 4, base, {}, {}, {}, {1, 1, 1, 1}, 128};",
+           "request = {p.dtype, 4, base, {}, {}, {}, {1, 1, 1, 1}, 64};", "numbers|unsupported|swizzle span|in flight"),
+    Mutant("sm90: wrong advance along k", SM90,
+           "descriptor_a + i * kWgmmaDepthStep,", "descriptor_a + i * 2 * kWgmmaDepthStep,", "numbers|RACE"),
+]  # fmt: skip
+
+HARNESS = Path(__file__).parents[1] / "cuda"
+
+
+def seed(mutant: Mutant, folder: Path) -> Path:
+    """A folder with the changed file, to be found before csrc. The change must fit exactly one place."""
+    text = (emulation.CSRC / mutant.file).read_text()
+    # clang-format may break a line anywhere: white space in `find` matches any white space.
+    pattern = r"\s+".join(re.escape(word) for word in mutant.find.split())
+    leading = r"[ \t]*" if mutant.find[:1].isspace() else ""
+    places = re.findall(leading + pattern, text)
+    assert len(places) == 1, f"{mutant.name}: {len(places)} places match"
+    text = re.sub(leading + pattern, lambda _: mutant.replace, text)
+    if "no_swizzle" in mutant.replace:
+        text = text.replace(
+            "// Walks k =",
+            "__device__ __forceinline__ uint32_t no_swizzle(int row, int chunk) { return row * 64 + chunk * 16; }\n"
+            "// Walks k =",
+        )
+    target = folder / mutant.file
+    target.parent.mkdir(parents=True)
+    target.write_text(text)
+    return folder
+
+
+def build(overlay: Path) -> emulation.Emulator:
+    return emulation.Emulator(emulation.build(overlay=overlay))
+
+
+def judge(emulator: emulation.Emulator, mutant: Mutant) -> str:
+    """What is found: a finding's text, "numbers" where only the result is wrong, "" where nothing is."""
+    import sys
+
+    sys.path.insert(0, str(HARNESS))
+    import harness
+    import test_conv2d
+    import torch
+
+    conv = test_conv2d.Conv(N=4, C=64, K=64, H=8, W=8, residual=mutant.residual, activation="relu")
+    if mutant.ragged:
+        conv = test_conv2d.replace(conv, H=7, W=7)
+    plan = test_conv2d.sm90(64) if "sm90" in mutant.file else test_conv2d.sm80()
+    numbers = False
+    for order in ("random", "forward", "reverse"):
+        for lazy in (True, False):
+            runner = harness.Emulated(order, lazy, emulator=emulator)
+            try:
+                test_conv2d.run(runner, conv, torch.float16, plan)
+            except RuntimeError as error:
+                return str(error)
+            except AssertionError:
+                numbers = True
+    return "numbers" if numbers else ""
+
+
+def check(mutant: Mutant, tmp_path: Path) -> None:
+    found = judge(build(seed(mutant, tmp_path)), mutant)
+    assert re.search(mutant.finding, found), f"{mutant.name}: found {found!r}, expected {mutant.finding!r}"
+
+
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.quick], ids=lambda m: m.name)
+@pytest.mark.slow
+def test_quick_mutants(mutant, tmp_path):
+    check(mutant, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if not m.quick], ids=lambda m: m.name)
+def test_mutants(mutant, tmp_path):
+    check(mutant, tmp_path)
+
+
+def test_every_mutant_fits_the_sources(tmp_path):
+    for i, mutant in enumerate(MUTANTS):
+        seed(mutant, tmp_path / str(i))
+
+
+@pytest.mark.slow
+def test_the_unchanged_kernels_are_clean(tmp_path):
+    for file in (SM80, SM90):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(emulation.CSRC / file, tmp_path / file)
+    emulator = build(tmp_path)
+    for file in (SM80, SM90):
+        assert judge(emulator, Mutant("none", file, "", "", "", residual=True, ragged=True)) == ""
