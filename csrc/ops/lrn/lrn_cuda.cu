@@ -29,7 +29,7 @@ __device__ __forceinline__ float negative_power(float base, float beta) {
     const float root = rsqrtf(base);
     return root * sqrtf(root);
   }
-  return powf(base, -beta);
+  return exp2f(-beta * log2f(base));
 }
 
 // Channels [c, c + kSize) of one pixel, normalised. The neighbouring vectors that windows reach into are
@@ -102,17 +102,17 @@ __global__ void __launch_bounds__(256) lrn_max_pool_kernel(const __grid_constant
   const int64_t c = group_index() * kSize;
   if (pixel >= pool.N * pool.P * pool.Q || c >= p.normalisation.C) return;
   int64_t n = pixel;
-  const int64_t w0 = divide(n, pool.Q) * pool.stride_w - pool.pad_w;
-  const int64_t h0 = divide(n, pool.P) * pool.stride_h - pool.pad_h;
+  const int w0 = static_cast<int>(divide(n, pool.Q) * pool.stride_w - pool.pad_w);
+  const int h0 = static_cast<int>(divide(n, pool.P) * pool.stride_h - pool.pad_h);
   Vector<T, kSize> best;
 #pragma unroll
   for (int i = 0; i < kSize; i++) best.value[i] = -INFINITY;
-  for (int64_t r = 0; r < pool.kernel_h; r++) {
-    const int64_t h = h0 + r * pool.dilation_h;
+  for (int r = 0; r < pool.kernel_h; r++) {
+    const int h = h0 + r * static_cast<int>(pool.dilation_h);
     if (h < 0 || h >= pool.H) continue;
 #pragma unroll 1  // each round holds three vectors: two rounds at once would spill
-    for (int64_t s = 0; s < pool.kernel_w; s++) {
-      const int64_t w = w0 + s * pool.dilation_w;
+    for (int s = 0; s < pool.kernel_w; s++) {
+      const int w = w0 + s * static_cast<int>(pool.dilation_w);
       if (w < 0 || w >= pool.W) continue;
       const T* x = static_cast<const T*>(p.x) + ((n * pool.H + h) * pool.W + w) * pool.x_stride;
       const Vector<T, kSize> y = normalise<T, kSize>(p.normalisation, x, c);
