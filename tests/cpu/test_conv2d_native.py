@@ -139,7 +139,7 @@ def check(case: Case, name: str) -> None:
     assert error <= 2 * theirs + eps * max(scale, 1.0), (name, case)
 
 
-# The bounds documented in conv2d_cpu.cpp.
+# The bounds documented in conv2d_cpu.h.
 WINOGRAD_ERROR = {"winograd_f2": 2e-6, "winograd_f4": 1e-5, "winograd_f6": 3e-5, "winograd5x5": 1e-5}
 
 CASES = [

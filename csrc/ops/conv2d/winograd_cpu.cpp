@@ -11,7 +11,7 @@
 // task takes a panel of output channels for all of them, so that every weight is read from memory once.
 //
 // Rounding: the transforms add numbers of different size, so the relative error (L2) is larger than a direct
-// sum's 1e-7 to 1e-6; conv2d_cpu.cpp holds the bounds. A NaN or an infinity in the input reaches all outputs
+// sum's 1e-7 to 1e-6; conv2d_cpu.h has the bounds. A NaN or an infinity in the input reaches all outputs
 // of the tiles that contain it (up to M + R - 2 pixels away), infinities as NaN.
 #include "cpu/gemm.h"
 #include "cpu/scratch.h"
@@ -136,12 +136,13 @@ struct F4x5 {
   }
 };
 
+// Rows of V and of the products M are padded by a cache line, or all of them would share few L1 sets.
+constexpr int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16 + 16; }
+constexpr int64_t kPanelFloats = padded(kVecs * kWidth);
+
 template <class F>
 struct Winograd {
   static constexpr int kM = F::kTile, kR = F::kKernel, kA = kM + kR - 1, kPoints = kA * kA;
-
-  // Rows of V and of the products M are padded by a cache line, or all of them would share few L1 sets.
-  static int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16 + 16; }
 
   static int64_t packed_bytes(const Conv2dProblem& p) { return kPoints * Panels{p.K}.packed_floats(p.C) * 4; }
 
@@ -274,8 +275,6 @@ struct Winograd {
       transform_output<T>(p, tiles, first_tile + i, m + i * m_stride, count * m_stride,
                           panels.columns_of(panel), columns);
   }
-
-  static constexpr int64_t kPanelFloats = kVecs * kWidth + 16;
 
   template <class T>
   static void run_type(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
