@@ -162,8 +162,8 @@ def report(
 
     with _reported():
         if write_docs:
-            for changed in map(str, docs.write(Path.cwd()) or ["nothing to change"]):
-                console.print(changed)
+            for changed in docs.write(Path.cwd()):
+                console.print(str(changed))
             return
         files = results or sorted(Path("results").glob("*.json"))
         commands.report(console, files, against, output)
