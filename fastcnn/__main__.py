@@ -131,6 +131,9 @@ def bench(
     networks: Annotated[str, typer.Option(help="Only these networks and their layers: lenet5,resnet50.")] = "",
     contenders: Annotated[str, typer.Option(help="Only these contenders: fastcnn,eager,compile.")] = "",
     match: Annotated[str, typer.Option(help="Only cases whose name holds this text: 'conv2d 3x3'.")] = "",
+    batches: Annotated[str, typer.Option(help="These batches: 1,8.")] = "",
+    seconds: Annotated[float, typer.Option(help="Time each contender of a case this long.")] = 0.0,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure the memory of networks, too.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda if there is one.")] = "",
     threads: Annotated[int, typer.Option(help="CPU threads; PyTorch's setting if 0.")] = 0,
     full: Annotated[
@@ -143,8 +146,8 @@ def bench(
 
     with _reported():
         commands.bench(
-            console, kinds=kinds.split(","), networks=networks, contenders=contenders, match=match, device=device,
-            quick=not full, threads=threads, output=output,
+            console, kinds=kinds.split(","), networks=networks, contenders=contenders, match=match, batches=batches,
+            device=device, quick=not full, seconds_each=seconds, memory=memory, threads=threads, output=output,
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fastcnn.report import measure, results, roofline, suite
+from fastcnn.report import measure, results, roofline, suite, timing
 from fastcnn.report.cases import Case
 from fastcnn.report.measure import Measurement, WrongResult
 from fastcnn.report.results import Results, Row
@@ -20,8 +21,8 @@ from fastcnn.report.summary import ORDER, best_other, slower
 
 def bench(
     console: Console, *, kinds: Iterable[str] = ("network", "op", "overhead"), networks: str = "",
-    contenders: str = "", match: str = "", device: str = "", quick: bool = True, threads: int = 0,
-    output: Path | None = None,
+    contenders: str = "", match: str = "", batches: str = "", device: str = "", quick: bool = True,
+    seconds_each: float = 0.0, memory: bool = False, threads: int = 0, output: Path | None = None,
 ) -> Results:  # fmt: skip
     """Runs the chosen cases with a progress bar and prints a table; `output` is a file or a folder.
 
@@ -35,6 +36,12 @@ def bench(
         torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     plan = suite.plan(device, quick, _split(networks), _split(contenders))
+    plan = replace(plan, memory=plan.memory or memory)
+    if seconds_each:
+        plan = replace(plan, effort=replace(timing.FULL, seconds=seconds_each))
+    if batches:
+        sizes = tuple(_batch(size) for size in _split(batches))
+        plan = replace(plan, selection=replace(plan.selection, op_batches=sizes, network_batches=sizes))
     kinds = tuple(kinds)
     for kind in kinds:
         if kind not in ("network", "op", "overhead"):
@@ -163,6 +170,12 @@ def print_slower(made: Results, old: Results, console: Console) -> None:
             *(f"{x:.2f}" if x else "-" for x in (change.relative_before, change.relative)),
         )  # fmt: skip
     console.print(table)
+
+
+def _batch(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"bench: batch {text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _split(names: str) -> tuple[str, ...]:

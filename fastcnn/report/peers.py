@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def _peer(*modules: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             if len(workload.inputs) != 1 or not isinstance(next(iter(workload.inputs.values())), torch.Tensor):
                 raise Missing("peers are given models of one input")
             try:
-                with tempfile.TemporaryDirectory() as folder:
+                with tempfile.TemporaryDirectory() as folder, _quiet():
                     return prepare(workload, Path(folder))
             except Exception as error:
                 reason = " ".join(str(error).split())
@@ -61,10 +61,18 @@ def _input(workload: Workload) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+def _quiet() -> Iterator[None]:
+    """Without the chatter of engines and exporters: some write from C++, past sys.stdout."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _onnx(workload: Workload, folder: Path) -> Path:
@@ -72,11 +80,10 @@ def _onnx(workload: Workload, folder: Path) -> Path:
     data = getattr(workload, "_onnx", None)
     path = folder / "model.onnx"
     if data is None:
-        with _quiet():
-            torch.onnx.export(
-                workload.plain, tuple(workload.inputs.values()), str(path), dynamo=True, external_data=False,
-                verbose=False, input_names=["input"], output_names=["output"],
-            )  # fmt: skip
+        torch.onnx.export(
+            workload.plain, tuple(workload.inputs.values()), str(path), dynamo=True, external_data=False,
+            verbose=False, input_names=["input"], output_names=["output"],
+        )  # fmt: skip
         workload._onnx = path.read_bytes()  # type: ignore[attr-defined]
     else:
         path.write_bytes(data)
@@ -119,8 +126,7 @@ def ncnn(workload: Workload, folder: Path) -> Callable[[], Any]:
 
     input = _input(workload)
     traced = folder / "model.pt"
-    with _quiet():
-        torch.jit.trace(workload.plain, torch.from_numpy(input[:1])).save(str(traced))
+    torch.jit.trace(workload.plain, torch.from_numpy(input[:1])).save(str(traced))
     shape = ",".join(map(str, (1, *input.shape[1:])))
     _convert([pnnx.EXEC_PATH, str(traced), f"inputshape=[{shape}]", "fp16=0"], folder)
     net = engine.Net()
@@ -150,8 +156,8 @@ def mnn(workload: Workload, folder: Path) -> Callable[[], Any]:
     model = folder / "model.mnn"
     source = str(_onnx(workload, folder))
     _convert([*converter, "-f", "ONNX", "--modelFile", source, "--MNNModel", str(model), "--bizCode", "x"], folder)
-    with _quiet():
-        import MNN as engine
+    import MNN as engine
+
     interpreter = engine.Interpreter(str(model))
     session = interpreter.createSession({"numThread": torch.get_num_threads(), "backend": "CPU", "precision": "high"})
     target, output = interpreter.getSessionInput(session), interpreter.getSessionOutput(session)

@@ -24,6 +24,7 @@ class Plan:
     effort: Effort
     quick: bool = False
     only: tuple[str, ...] = ()  # contenders; all if empty
+    memory: bool = False  # measure the memory of networks, too: a process of its own for every contender
 
     def cases(self, kind: str) -> list[Case]:
         return _cases(replace(self.selection, kinds=(kind,)))
@@ -38,8 +39,7 @@ class Plan:
         return [name for name in names if CONTENDERS[name].takes(case)]
 
     def with_memory(self, case: Case) -> bool:
-        """Whether to measure memory, too: a process of its own for every contender, so not in a quick run."""
-        return not self.quick and case.kind == "network" and case.batch <= 8 and not case.image
+        return self.memory and case.kind == "network" and case.batch <= 8 and not case.image
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,4 +83,4 @@ def plan(
         selection = replace(selection, op_batches=(1, 8))
     if quick:
         selection = replace(selection, op_batches=(1,), network_batches=(1, 8), images=(160, 320))
-    return Plan(selection, timing.QUICK if quick else timing.FULL, quick, contenders)
+    return Plan(selection, timing.QUICK if quick else timing.FULL, quick, contenders, memory=not quick)

@@ -113,6 +113,7 @@ def test_bench_refuses_in_words():
     for arguments, message in (
         (["--networks", "lenet6"], "unknown network 'lenet6'"),
         (["--kinds", "layer"], "unknown kind 'layer'; allowed: network, op, overhead"),
+        (["--batches", "1,x"], "batch 'x' is not a whole number"),
         (["--networks", "lenet5", "--match", "vgg"], "no case is called 'vgg'"),
     ):
         result = CliRunner().invoke(app, ["bench", *arguments])
