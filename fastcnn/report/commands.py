@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,8 @@ def bench(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     rows: list[dict[str, Any]] = []
     wrong: list[WrongResult] = []
+    if os.getloadavg()[0] > torch.get_num_threads() / 2:
+        console.print(f"[yellow]the machine is busy (load {os.getloadavg()[0]:.1f}): figures will mislead[/yellow]")
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("ceilings of the device", total=len(chosen))
         ceilings = roofline.measure(device, plan.selection.dtypes)

@@ -200,7 +200,8 @@ def _method(results: Results) -> str:
         "<p>Every contender's result was compared with float64 before it was timed; a wrong one is not timed. "
         f"Contenders take turns in {settings['blocks']} blocks, each after a pause of {settings['pause'] * 1e3:.0f} ms "
         f"and a warm-up of {settings['warm_up'] * 1e3:.0f} ms or more. Figures are medians; result files hold the "
-        "quantiles. Peers run in float32 with as many threads as PyTorch.</p>"
+        "quantiles. Peers run in float32 with as many threads as PyTorch. The machine's load before the run was "
+        f"{results.about['load']:.1f}.</p>"
         f"<p>Ceilings: products, GFLOP/s: {products}; copies, GB/s by footprint: {bandwidth}. The floor of a case is, "
         "summed over its layers, the larger of FLOPs and bytes over its ceiling.</p>"
     )

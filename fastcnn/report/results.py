@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import statistics
@@ -252,6 +253,7 @@ def about(device: str, ceilings: dict[str, Any], settings: dict[str, Any]) -> di
         "isa": native.extension.cpu.isa() if native.extension is not None else None,
         "versions": versions(),
         "commit": commit(),
+        "load": os.getloadavg()[0],  # before the run: other work on the machine spoils every figure
         "ceilings": ceilings,
         "settings": settings,
         "missing": [],
