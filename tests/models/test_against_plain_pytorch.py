@@ -79,6 +79,10 @@ def test_googlenet_paper() -> None:
 )
 def test_resnet(name: str, variant: str, size: int) -> None:
     model = randomised(name, variant=variant, num_classes=10)
+    if "1202" in name:  # each of its 600 blocks would double the variance: a float32 ends at 2^128
+        for module in model.modules():
+            if isinstance(module, fastcnn.nn.BasicBlock):
+                module.bn2.weight.data *= 0.1
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
         assert_agrees(model, x, plain.resnet(model.state_dict(), x, variant, cifar="cifar" in name))
