@@ -13,7 +13,7 @@ namespace fastcnn::FASTCNN_ISA {
 FASTCNN_INLINE bool prepare_output(void* y, int64_t bytes) {
   if (bytes < int64_t{4} << 20) return false;
   advise_huge_pages(y, bytes);
-  return bytes >= caches().l3 / 2;
+  return bytes >= 2 * caches().l3;
 }
 
 // Calls f(pixel, channel, length) for contiguous runs that cover all pixels and channels: element i of a run is

@@ -29,8 +29,8 @@ def test_copies_bits(isa: str, dtype: torch.dtype, pixels: int, C: int, extra: i
 
 
 def test_beyond_the_caches(isa: str) -> None:
-    x = torch.randn(60_000, 160)
-    out = Slice((60_000, 160), torch.float32, extra=97, offset=33)  # slices at odd addresses, streamed
+    x = torch.randn(150_000, 160)
+    out = Slice((150_000, 160), torch.float32, extra=97, offset=33)  # slices at odd addresses, streamed
     run(x, out.data, 2)
     assert torch.equal(out.data, x)
     out.assert_neighbours_untouched()

@@ -69,7 +69,7 @@ def test_zero_and_negative_base(isa: str, beta: float) -> None:
 
 
 def test_beyond_the_caches(isa: str) -> None:
-    x = torch.randn(3, 112, 112, 192)
+    x = torch.randn(8, 112, 112, 192)
     y = torch.empty_like(x)
     _C.cpu.lrn(lrn_problem(x, 192, 5, 1e-4, 0.75, 1.0), x.data_ptr(), y.data_ptr(), 2)
     torch.testing.assert_close(y, reference(x, 5, 1e-4, 0.75, 1.0), rtol=1e-6, atol=1e-6)

@@ -100,7 +100,7 @@ def test_average(isa, dtype, shape, ceil_mode, count_include_pad, divisor) -> No
 
 
 def test_max_beyond_the_caches(isa: str) -> None:
-    x = torch.randn(3, 120, 120, 192)  # its output of 33 MB is streamed
+    x = torch.randn(7, 120, 120, 192)  # its output of 77 MB is streamed
     expected = nhwc(F.max_pool2d(nchw(x), 3, 1, 1))
     y = torch.empty(expected.shape)
     pool(x, y, "max", **window((3, 3), (1, 1), (1, 1)))

@@ -18,6 +18,13 @@ FASTCNN_INLINE void copy(const char* x, char* y, int64_t bytes, bool streaming) 
     i = (kBytes - (uintptr_t)y % kBytes) % kBytes;
     for (; i + kBytes <= bytes; i += kBytes) stream((float*)(y + i), load((const float*)(x + i)));
   } else {
+    for (; i + 4 * kBytes <= bytes; i += 4 * kBytes) {
+      Vec chunk[4];
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) chunk[u] = load((const float*)(x + i + u * kBytes));
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) store((float*)(y + i + u * kBytes), chunk[u]);
+    }
     for (; i + kBytes <= bytes; i += kBytes) store((float*)(y + i), load((const float*)(x + i)));
   }
   // The last vector overlaps the one before: cheaper than any way of copying just the rest.

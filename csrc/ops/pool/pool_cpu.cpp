@@ -47,28 +47,21 @@ void adaptive_window(const AdaptiveAvgPool2dProblem& problem, const T* image, T*
   const Vec scale = broadcast((float)((h1 - h0) * (w1 - w0)));
   const T* x = image + (h0 * problem.W + w0) * problem.x_stride;
   const int64_t row_step = problem.W * problem.x_stride;
-  // Row sums first, then their sum: the rounding error grows with H + W rather than with H * W.
-  int64_t c = c0;
-  for (; c + 4 * kWidth <= c1; c += 4 * kWidth) {
-    Vec total[4] = {zero(), zero(), zero(), zero()};
-    for (int64_t h = 0; h < h1 - h0; ++h) {
-      Vec row[4];
-      reduce<PoolMode::average>([&](int64_t) { return x + h * row_step; }, c, 1, w1 - w0, problem.x_stride, row);
-#pragma GCC unroll 4
-      for (int u = 0; u < 4; ++u) total[u] += row[u];
-    }
-#pragma GCC unroll 4
-    for (int u = 0; u < 4; ++u) store(y + c + u * kWidth, total[u] / scale);
+  // Row by row, for all channels: the rounding error grows with H + W rather than H * W, and memory is read in order.
+  float* const total = (float*)scratch(Scratch::task, (c1 - c0) * sizeof(float)) - c0;
+  for (int64_t h = 0; h < h1 - h0; ++h) {
+    auto row = [&](int64_t) { return x + c0 + h * row_step; };
+    reduce_channels<PoolMode::average>(row, 1, w1 - w0, problem.x_stride, c1 - c0, [&](int64_t c, Vec sum, int count) {
+      float* const at = total + c0 + c;
+      if (count == kWidth)
+        store(at, h == 0 ? sum : load(at) + sum);
+      else
+        store_partial(at, h == 0 ? sum : load_partial(at, count) + sum, count);
+    });
   }
-  for (; c < c1; c += kWidth) {
+  for (int64_t c = c0; c < c1; c += kWidth) {
     const int count = (int)min_of<int64_t>(kWidth, c1 - c);
-    Vec total = zero();
-    for (int64_t h = 0; h < h1 - h0; ++h) {
-      Vec row = zero();
-      for (int64_t w = 0; w < w1 - w0; ++w) row += load_lanes(x + c + h * row_step + w * problem.x_stride, count);
-      total += row;
-    }
-    store_partial(y + c, total / scale, count);
+    store_partial(y + c, load_partial(total + c, count) / scale, count);
   }
 }
 
