@@ -135,6 +135,7 @@ void mbarrier_init(uint32_t address, int count) {
   check_write(address, 8, block.running->id, "mbarrier.init");
   Mbarrier m;
   m.expected = m.pending = count;
+  m.engine = block.threads + static_cast<int>(block.mbarriers.size()) % kCopyEngines;
   m.arrived_clock.assign(block.actors, 0);
   m.phase_clock.assign(block.actors, 0);
   block.mbarriers[address] = m;
@@ -224,7 +225,7 @@ void land_tma_load(size_t index) {
   Mbarrier& m = block.mbarriers[load.barrier];
   const uint32_t bytes = box_bytes(load.map);
   if (config.check) {
-    const int engine = block.threads;
+    const int engine = m.engine;
     end_async_write(load.destination, bytes, engine, Cell::initialised);
     m.arrived_clock[engine] = clock_of(engine)[engine]++;
   }

@@ -15,6 +15,7 @@
 
 namespace emulator {
 
+constexpr int kCopyEngines = 32;
 constexpr int kWarp = 32, kWarpgroup = 128, kMaxThreads = 1024;
 constexpr uint32_t kSharedWindow = 0x400;  // 32-bit address at which the block's shared memory begins
 constexpr size_t kSharedCapacity = 256 * 1024, kStackBytes = 64 * 1024;
@@ -79,7 +80,7 @@ struct Cell {
 };
 
 struct Mbarrier {
-  int expected = 0, pending = 0;
+  int expected = 0, pending = 0, engine = 0;
   int64_t transaction_bytes = 0;
   uint32_t phase = 0;
   std::vector<uint32_t> arrived_clock, phase_clock;
@@ -140,7 +141,8 @@ struct Block {
   const char* context = nullptr;
   size_t context_size = 0;
 
-  // Vector clocks: one row a thread, and a last one for the copy engine.
+  // Vector clocks: one row a thread, then one a copy engine. Each mbarrier has an engine to itself, so that
+  // data are ordered by the barrier they were announced to and by no other.
   int actors = 0;
   std::vector<uint32_t> clocks;
   std::vector<Cell> cells;

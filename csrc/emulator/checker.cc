@@ -124,7 +124,7 @@ void synchronise_warp(int warp) {
 }
 
 std::string actor(int thread) {
-  return thread == block.threads ? "the copy engine" : "thread " + std::to_string(thread);
+  return thread >= block.threads ? "the copy engine" : "thread " + std::to_string(thread);
 }
 
 uint32_t shared_address(const void* pointer) {

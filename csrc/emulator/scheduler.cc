@@ -127,7 +127,7 @@ void reset(dim3 index) {
   // too.
   for (size_t i = 0; i + 1 < block.shared_bytes; i += 2)
     block.shared[i] = '\xff', block.shared[i + 1] = '\x7f';
-  block.actors = block.threads + 1;
+  block.actors = block.threads + kCopyEngines;
   if (config.check) {
     block.cells.assign(block.shared_bytes / 2 + 8, Cell{});
     block.clocks.assign(static_cast<size_t>(block.actors) * block.actors, 0);

@@ -1,0 +1,121 @@
+"""What nvcc made of the kernels: registers, spills, tensor-core instructions. Read from the built extension."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from fastcnn import native
+
+ROOT = Path(__file__).parents[2]
+
+
+def tool(name: str) -> str | None:
+    """cuobjdump and nvdisasm: of the CUDA toolkit, else those that the triton wheel carries."""
+    found = shutil.which(name)
+    if found is None and (triton := importlib.util.find_spec("triton")) is not None and triton.origin is not None:
+        bundled = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name
+        found = str(bundled) if bundled.exists() else None
+    return found
+
+
+if native.extension is None or not hasattr(native.extension, "cuda"):
+    pytest.skip("fastcnn was built without CUDA kernels", allow_module_level=True)
+if tool("cuobjdump") is None:
+    pytest.skip("neither the CUDA toolkit nor triton offers cuobjdump", allow_module_level=True)
+
+ARCHITECTURES = [f"sm_{a}" for a in native.extension.cuda.architectures]
+
+
+@cache
+def kernels() -> dict[tuple[str, str], dict[str, int]]:
+    """(architecture, mangled name) -> what it uses: REG, STACK, SHARED, LOCAL."""
+    text = subprocess.run(
+        [tool("cuobjdump"), "--dump-resource-usage", native.extension.__file__],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    architecture = ""
+    for line in text.splitlines():
+        if line.startswith("arch = "):
+            architecture = line.removeprefix("arch = ").strip()
+        elif match := re.match(r" Function (\w+):", line):
+            name = match[1]
+        elif "REG:" in line:
+            found[architecture, name] = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
+    return found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_has_every_kernel(architecture):
+    names = " ".join(name for arch, name in kernels() if arch == architecture)
+    for kernel in ("lrn_kernel", "lrn_max_pool_kernel", "pool2d_kernel", "adaptive_avg_pool2d_kernel", "rbf_kernel",
+                   "subsample2d_kernel", "copy_slice_kernel", "add_relu_kernel", "conv2d_sm80_kernel",
+                   "conv2d_reduce_kernel"):  # fmt: skip
+        assert kernel in names, f"{kernel} is missing for {architecture}"
+    assert ("conv2d_sm90_kernel" in names) == (architecture == "sm_90a")
+
+
+def test_nothing_spills():
+    spilling = {key: use for key, use in kernels().items() if use["LOCAL"] or use["STACK"]}
+    assert not spilling, spilling
+
+
+def test_registers_let_a_block_run():
+    """A multiprocessor has 65,536 registers; a block that needs more fails at its launch, on hardware alone."""
+    for (architecture, name), use in kernels().items():
+        threads = 384 if "sm90" in name else 256
+        assert use["REG"] * threads <= 65536, (architecture, name, use)
+
+
+def sass(architecture: str, fragment: str, folder: Path) -> str:
+    """The machine code of the first kernel whose name contains the fragment."""
+    name = next(name for arch, name in sorted(kernels()) if arch == architecture and fragment in name)
+    subprocess.run(
+        [tool("cuobjdump"), "--extract-elf", architecture, native.extension.__file__], check=True, cwd=folder,
+        capture_output=True,
+    )  # fmt: skip
+    for cubin in sorted(folder.glob("*.cubin")):
+        if name.encode() in cubin.read_bytes():
+            command = [tool("cuobjdump"), "--dump-sass", "--function", name, cubin]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    raise AssertionError(f"{name} is in no cubin of {architecture}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["6__half", "13__nv_bfloat16", "f"])
+def test_tensor_cores_and_asynchronous_copies(architecture, dtype, tmp_path):
+    code = sass(architecture, f"conv2d_sm80_kernelI{dtype}NS0_8Sm80TileILi64ELi64ELi2ELi2ELi4EEELb0E", tmp_path)
+    assert "HMMA" in code
+    assert "LDGSTS" in code
+    assert "LDSM" in code
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("sm_90a" not in ARCHITECTURES, reason="built without sm_90a")
+@pytest.mark.parametrize("dtype", ["6__half", "13__nv_bfloat16", "f"])
+def test_hopper_instructions(dtype, tmp_path):
+    code = sass("sm_90a", f"conv2d_sm90_kernelI{dtype}Li64E", tmp_path)
+    for instruction in ("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "SYNCS"):
+        assert instruction in code, instruction
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc was not found")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_wgmma_is_not_serialised(dtype, tmp_path):
+    """ptxas says (C7510 and its neighbours) when it must wait after each wgmma: several times slower, never wrong."""
+    source = ROOT / "csrc" / "ops" / "conv2d" / f"conv2d_sm90_{dtype}_cuda.cu"
+    result = subprocess.run(
+        ["nvcc", "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", "-gencode", "arch=compute_90a,code=sm_90a",
+         "-Xptxas=-warn-spills", "-c", source, "-o", tmp_path / "out.o"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert not re.search(r"C75\d\d|spill|serializ", result.stdout + result.stderr), result.stderr
