@@ -90,9 +90,12 @@ def surroundings_untouched(view: torch.Tensor) -> bool:
 
 
 def assert_parity(
-    actual: torch.Tensor, exact: torch.Tensor, torch_result: torch.Tensor | None = None, factor: float = 2.0
+    actual: torch.Tensor, exact: torch.Tensor, torch_result: torch.Tensor | None = None, slack: float = 0.0
 ) -> None:
-    """At most `factor` times PyTorch's own error in this dtype against float64, with a floor of two roundings."""
+    """At most twice PyTorch's own error in this dtype against float64, with a floor of one rounding.
+
+    slack: allowed beyond that, relative to the largest result.
+    """
     actual64 = actual.detach().cpu().double()
     assert torch.equal(actual64.isnan(), exact.isnan()), "NaN in other places than the exact result"
     infinite = exact.isinf()
@@ -101,9 +104,9 @@ def assert_parity(
     if not finite.any():
         return
     eps = torch.finfo(actual.dtype).eps
-    allowed = eps * exact[finite].abs() + eps * 1e-2 * exact[finite].abs().max()
+    allowed = eps * exact[finite].abs() + (eps * 1e-2 + slack) * exact[finite].abs().max()
     if torch_result is not None:
-        allowed = allowed + factor * (torch_result.double() - exact)[finite].abs().max()
+        allowed = allowed + 2 * (torch_result.double() - exact)[finite].abs().max()
     error = (actual64 - exact)[finite].abs()
     worst = (error - allowed).argmax()
     assert (error <= allowed).all(), f"error {error[worst]:.3g}, allowed {allowed[worst]:.3g}"
