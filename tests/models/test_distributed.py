@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from model_helpers import on_meta, randomised, relative_error
+from model_helpers import TOLERANCES, on_meta, randomised, relative_error
 
 from fastcnn.distributed import TwoDeviceAlexNet
 
@@ -15,24 +15,31 @@ def half_of(tensor: torch.Tensor, rank: int) -> torch.Tensor:
 
 
 def compare(rank: int, variant: str, folder: str) -> None:
-    """One process: its half's logits and gradients against the whole net's."""
+    """One process: its half's logits and gradients against the whole net's.
+
+    Gradients in float64: in float32 a rounding that moves one value across ReLU's corner, or changes which of a
+    max-pool's inputs wins, changes them by a part in a thousand.
+    """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     model = randomised("alexnet", variant=variant, num_classes=7)
     torch.manual_seed(0)
-    x = 20 * torch.randn(2, 3, 224, 224)  # large, so that normalisation matters
-    whole = model(x)
+    x = 20 * torch.randn(1, 3, 224, 224)  # large, so that normalisation matters
+    with torch.no_grad():
+        assert relative_error(TwoDeviceAlexNet(model)(x), model(x)) < TOLERANCES["auto"]
+
+    model, x = model.double(), x.double()
     two = TwoDeviceAlexNet(model)
     assert two.conv2.weight.shape[:2] == (128, 48)
     assert sum(p.numel() for p in two.parameters()) < 0.51 * sum(p.numel() for p in model.parameters())
-    halves = two(x)
-    assert relative_error(halves, whole) < 1e-5
+    whole, halves = model(x), two(x)
+    assert relative_error(halves, whole) < 1e-12
     if variant == "paper":
         with torch.no_grad():
             as_in_the_paper = TwoDeviceAlexNet(model, exact_normalisation=False)(x)
             assert 1e-5 < relative_error(as_in_the_paper, whole) < 0.1
 
-    target = torch.tensor([1, 6])
+    target = torch.tensor([6])
     torch.nn.functional.cross_entropy(whole, target).backward()
     torch.nn.functional.cross_entropy(halves, target).backward()
     for name, layer in two.named_children():
@@ -43,7 +50,7 @@ def compare(rank: int, variant: str, folder: str) -> None:
             expected = twin.get_parameter(key).grad
             expected = expected if name == "fc8" else half_of(expected, rank)
             error = (parameter.grad - expected).norm() / expected.norm()
-            assert error < 1e-3, f"{name}.{key}: {error:.1e}"
+            assert error < 1e-10, f"{name}.{key}: {error:.1e}"
 
     wrong = dist.new_group([0])
     if rank == 0:
