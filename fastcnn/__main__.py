@@ -18,6 +18,7 @@ from rich.table import Table
 import fastcnn
 from fastcnn import ledger, native
 from fastcnn.dispatch import OPERATORS
+from fastcnn.verify import verify as verify_kernels
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Hand-written kernels for convolutional networks in PyTorch."
@@ -200,6 +201,25 @@ def list_kernels() -> list[dict[str, Any]]:
                 }
             )
     return listed
+
+
+@app.command()
+def verify(
+    output: Annotated[Path, typer.Option(help="The ledger to write; the user's own unless given.")] = ledger.USER_PATH,
+) -> None:
+    """Runs every GPU kernel on this machine's GPU against float64 and enters what passed into the hardware ledger."""
+    if not torch.cuda.is_available():
+        console.print("verify: no GPU is visible; GPU kernels stay not yet run on hardware")
+        raise typer.Exit(1)
+    outcomes = []
+    for outcome in verify_kernels(torch.device("cuda", torch.cuda.current_device())):
+        outcomes.append(outcome)
+        passed = f"error {outcome.entry.error:.1e}, {outcome.entry.microseconds:.0f} us" if outcome.entry else ""
+        console.print(f"{outcome.kernel} {outcome.dtype}: {passed or 'FAILED: ' + outcome.problem}")
+    ledger.write(output, [outcome.entry for outcome in outcomes if outcome.entry])
+    failed = sum(outcome.entry is None for outcome in outcomes)
+    console.print(f"{len(outcomes) - failed} verified, {failed} not; written to {output}")
+    raise typer.Exit(1 if failed else 0)
 
 
 def _print_kernels() -> None:

@@ -8,11 +8,14 @@ hardware", and is not chosen unless its backend is demanded.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 PATH = Path(__file__).parent / "tuning" / "ledger.json"
+USER_PATH = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastcnn" / "ledger.json"
 
 
 class Entry(NamedTuple):
@@ -30,8 +33,25 @@ class Entry(NamedTuple):
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """Every entry of the ledger."""
-    return tuple(Entry(**entry) for entry in json.loads(PATH.read_text())["entries"])
+    """Every entry of the ledger: those that came with the package, and those of `python -m fastcnn verify` here."""
+    return (*read(PATH), *read(USER_PATH))
+
+
+def read(path: Path) -> tuple[Entry, ...]:
+    """The entries in one file; none if there is no such file."""
+    if not path.exists():
+        return ()
+    return tuple(Entry(**entry) for entry in json.loads(path.read_text())["entries"])
+
+
+def write(path: Path, new: Sequence[Entry]) -> None:
+    """Enters `new`, in the place of older entries for the same kernel, dtype and architecture."""
+    replaced = {entry[:3] for entry in new}
+    kept = [entry for entry in read(path) if entry[:3] not in replaced]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [entry._asdict() for entry in sorted([*kept, *new])]
+    path.write_text(json.dumps({"entries": rows}, indent=1) + "\n")
+    entries.cache_clear()
 
 
 def reason_against(kernel: str, dtype: str, architecture: str) -> str | None:

@@ -42,5 +42,5 @@ fi
 
 echo "== ledger"
 # Only what ran correctly is entered; the file says device, date and error.
-"$PYTHON" -m fastcnn verify || status=1
+"$PYTHON" -m fastcnn verify --output fastcnn/tuning/ledger.json || status=1
 exit $status
