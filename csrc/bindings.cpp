@@ -9,9 +9,9 @@
 #include "cpu/isa.h"
 #include "ops/add_relu/add_relu_cpu.h"
 #include "ops/concat/concat_cpu.h"
+#include "ops/conv2d/conv2d_cpu.h"
 #include "ops/elementwise/elementwise_cpu.h"
 #include "ops/layout/layout_cpu.h"
-#include "ops/conv2d/conv2d_cpu.h"
 #include "ops/linear/linear_cpu.h"
 #include "ops/lrn/lrn_cpu.h"
 #include "ops/pool/pool_cpu.h"
@@ -36,7 +36,8 @@ using namespace fastcnn;
 
 namespace {
 
-// Fields are zero until Python sets them; fastcnn/native.py fills each struct from a problem of the same names.
+// Fields are zero until Python sets them; fastcnn/native.py fills each struct from a problem of the same
+// names.
 void bind_problems(py::module_& m) {
   py::enum_<DType>(m, "DType")
       .value("float32", DType::float32)
@@ -207,11 +208,19 @@ T* at(Address address) {
 // Throws what a launch reported: ValueError, NotImplementedError, MemoryError or RuntimeError.
 void check(const Status& status) {
   switch (status.code) {
-    case StatusCode::ok: return;
-    case StatusCode::invalid_argument: throw py::value_error(status.message);
-    case StatusCode::unsupported: PyErr_SetString(PyExc_NotImplementedError, status.message); break;
-    case StatusCode::out_of_memory: PyErr_SetString(PyExc_MemoryError, status.message); break;
-    case StatusCode::device_error: PyErr_SetString(PyExc_RuntimeError, status.message); break;
+    case StatusCode::ok:
+      return;
+    case StatusCode::invalid_argument:
+      throw py::value_error(status.message);
+    case StatusCode::unsupported:
+      PyErr_SetString(PyExc_NotImplementedError, status.message);
+      break;
+    case StatusCode::out_of_memory:
+      PyErr_SetString(PyExc_MemoryError, status.message);
+      break;
+    case StatusCode::device_error:
+      PyErr_SetString(PyExc_RuntimeError, status.message);
+      break;
   }
   throw py::error_already_set();
 }
@@ -223,81 +232,127 @@ void bind_cuda(py::module_ m) {
 #else
   m.attr("architectures") = py::str(FASTCNN_CUDA_ARCHS).attr("split")(",");
 #endif
-  m.def("unavailable", [] {
-    int count = 0;
-    const Status status = cuda::device_count(&count);
-    return std::string(!status.ok() ? status.message : count == 0 ? "no CUDA device is visible" : "");
-  }, "Why no GPU can be used, in the CUDA runtime's words; \"\" if one can.");
-  m.def("device", [](int index) {
-    cuda::Device device;
-    check(cuda::query_device(index, &device));
-    return py::dict(py::arg("name") = device.name, py::arg("capability") = py::make_tuple(device.major, device.minor),
-                    py::arg("multiprocessors") = device.multiprocessors,
-                    py::arg("shared_memory_per_block") = device.shared_memory_per_block);
-  }, py::arg("index"));
+  m.def(
+      "unavailable",
+      [] {
+        int count = 0;
+        const Status status = cuda::device_count(&count);
+        return std::string(!status.ok() ? status.message : count == 0 ? "no CUDA device is visible" : "");
+      },
+      "Why no GPU can be used, in the CUDA runtime's words; \"\" if one can.");
+  m.def(
+      "device",
+      [](int index) {
+        cuda::Device device;
+        check(cuda::query_device(index, &device));
+        return py::dict(py::arg("name") = device.name,
+                        py::arg("capability") = py::make_tuple(device.major, device.minor),
+                        py::arg("multiprocessors") = device.multiprocessors,
+                        py::arg("shared_memory_per_block") = device.shared_memory_per_block);
+      },
+      py::arg("index"));
 
   py::class_<cuda::Conv2dPlan>(m, "Conv2dPlan", py::module_local())
       .def(py::init([](const std::string& name) {
-        cuda::Conv2dPlan plan;
-        check(cuda::conv2d_plan_from_name(name, &plan));
-        return plan;
-      }), py::arg("name"))
+             cuda::Conv2dPlan plan;
+             check(cuda::conv2d_plan_from_name(name, &plan));
+             return plan;
+           }),
+           py::arg("name"))
       .def_property_readonly("name", &cuda::conv2d_plan_name)
-      .def_property_readonly("kernel", [](const cuda::Conv2dPlan& plan) {
-        const std::string name = cuda::conv2d_plan_name(plan);
-        return name.substr(0, name.find('/'));
-      })
+      .def_property_readonly("kernel",
+                             [](const cuda::Conv2dPlan& plan) {
+                               const std::string name = cuda::conv2d_plan_name(plan);
+                               return name.substr(0, name.find('/'));
+                             })
       .def_readonly("tile_m", &cuda::Conv2dPlan::tile_m)
       .def_readonly("tile_n", &cuda::Conv2dPlan::tile_n)
       .def_readonly("stages", &cuda::Conv2dPlan::stages)
       .def_readonly("splits", &cuda::Conv2dPlan::splits)
-      .def("__repr__", [](const cuda::Conv2dPlan& plan) { return "Conv2dPlan(" + cuda::conv2d_plan_name(plan) + ")"; });
+      .def("__repr__",
+           [](const cuda::Conv2dPlan& plan) { return "Conv2dPlan(" + cuda::conv2d_plan_name(plan) + ")"; });
   auto as_device = [](std::pair<int, int> capability, int multiprocessors, int shared_memory_per_block) {
     return cuda::Device{capability.first, capability.second, multiprocessors, shared_memory_per_block, ""};
   };
-  m.def("conv2d_plans", [=](const Conv2dProblem& p, std::pair<int, int> capability, int multiprocessors,
-                            int shared_memory_per_block, bool tf32) {
-    return cuda::conv2d_plans(p, as_device(capability, multiprocessors, shared_memory_per_block),
-                              tf32 ? cuda::Float32Mode::tf32 : cuda::Float32Mode::strict);
-  }, py::arg("problem"), py::arg("capability"), py::arg("multiprocessors"), py::arg("shared_memory_per_block"),
-     py::arg("tf32"), "Every plan that can run the problem on such a device, the one expected fastest first.");
-  m.def("conv2d_plan_reason", [=](const Conv2dProblem& p, const cuda::Conv2dPlan& plan,
-                                  std::pair<int, int> capability, int shared_memory_per_block) {
-    return cuda::conv2d_plan_reason(p, plan, as_device(capability, 1, shared_memory_per_block));
-  }, py::arg("problem"), py::arg("plan"), py::arg("capability"), py::arg("shared_memory_per_block"),
-     "\"\" if the plan can run the problem, else why not.");
+  m.def(
+      "conv2d_plans",
+      [=](const Conv2dProblem& p, std::pair<int, int> capability, int multiprocessors,
+          int shared_memory_per_block, bool tf32) {
+        return cuda::conv2d_plans(p, as_device(capability, multiprocessors, shared_memory_per_block),
+                                  tf32 ? cuda::Float32Mode::tf32 : cuda::Float32Mode::strict);
+      },
+      py::arg("problem"), py::arg("capability"), py::arg("multiprocessors"),
+      py::arg("shared_memory_per_block"), py::arg("tf32"),
+      "Every plan that can run the problem on such a device, the one expected fastest first.");
+  m.def(
+      "conv2d_plan_reason",
+      [=](const Conv2dProblem& p, const cuda::Conv2dPlan& plan, std::pair<int, int> capability,
+          int shared_memory_per_block) {
+        return cuda::conv2d_plan_reason(p, plan, as_device(capability, 1, shared_memory_per_block));
+      },
+      py::arg("problem"), py::arg("plan"), py::arg("capability"), py::arg("shared_memory_per_block"),
+      "\"\" if the plan can run the problem, else why not.");
   m.def("conv2d_workspace_bytes", &cuda::conv2d_workspace_bytes, py::arg("problem"), py::arg("plan"));
   m.def("conv2d_from_linear", &cuda::conv2d_from_linear, py::arg("problem"));
-  m.def("conv2d", [](const Conv2dProblem& p, const cuda::Conv2dPlan& plan, Address x, Address weight, Address bias,
-                     Address residual, Address y, Address workspace, Address stream) {
-    check(cuda::conv2d(p, plan, at(x), at(weight), at(bias), at(residual), at(y), at(workspace), at(stream)));
-  }, py::arg("problem"), py::arg("plan"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
-     py::arg("y"), py::arg("workspace") = 0, py::arg("stream") = 0);
-  m.def("lrn", [](const LrnProblem& p, Address x, Address y, Address stream) {
-    check(cuda::lrn(p, at(x), at(y), at(stream)));
-  }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
-  m.def("lrn_max_pool", [](const LrnProblem& p, const Pool2dProblem& pool, Address x, Address y, Address stream) {
-    check(cuda::lrn_max_pool(p, pool, at(x), at(y), at(stream)));
-  }, py::arg("lrn"), py::arg("pool"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
-  m.def("pool2d", [](const Pool2dProblem& p, Address x, Address y, Address stream) {
-    check(cuda::pool2d(p, at(x), at(y), at(stream)));
-  }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
-  m.def("adaptive_avg_pool2d", [](const AdaptiveAvgPool2dProblem& p, Address x, Address y, Address stream) {
-    check(cuda::adaptive_avg_pool2d(p, at(x), at(y), at(stream)));
-  }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
-  m.def("subsample2d", [](const Subsample2dProblem& p, Address x, Address coefficient, Address bias, Address y,
-                          Address stream) {
-    check(cuda::subsample2d(p, at(x), at(coefficient), at(bias), at(y), at(stream)));
-  }, py::arg("problem"), py::arg("x"), py::arg("coefficient"), py::arg("bias"), py::arg("y"), py::arg("stream") = 0);
-  m.def("copy_slice", [](const CopySliceProblem& p, Address x, Address y, Address stream) {
-    check(cuda::copy_slice(p, at(x), at(y), at(stream)));
-  }, py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
-  m.def("add_relu", [](const AddReluProblem& p, Address a, Address b, Address y, Address stream) {
-    check(cuda::add_relu(p, at(a), at(b), at(y), at(stream)));
-  }, py::arg("problem"), py::arg("a"), py::arg("b"), py::arg("y"), py::arg("stream") = 0);
-  m.def("rbf", [](const RbfProblem& p, Address x, Address centers, Address y, Address stream) {
-    check(cuda::rbf(p, at(x), at(centers), at(y), at(stream)));
-  }, py::arg("problem"), py::arg("x"), py::arg("centers"), py::arg("y"), py::arg("stream") = 0);
+  m.def(
+      "conv2d",
+      [](const Conv2dProblem& p, const cuda::Conv2dPlan& plan, Address x, Address weight, Address bias,
+         Address residual, Address y, Address workspace, Address stream) {
+        check(cuda::conv2d(p, plan, at(x), at(weight), at(bias), at(residual), at(y), at(workspace),
+                           at(stream)));
+      },
+      py::arg("problem"), py::arg("plan"), py::arg("x"), py::arg("weight"), py::arg("bias"),
+      py::arg("residual"), py::arg("y"), py::arg("workspace") = 0, py::arg("stream") = 0);
+  m.def(
+      "lrn",
+      [](const LrnProblem& p, Address x, Address y, Address stream) {
+        check(cuda::lrn(p, at(x), at(y), at(stream)));
+      },
+      py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def(
+      "lrn_max_pool",
+      [](const LrnProblem& p, const Pool2dProblem& pool, Address x, Address y, Address stream) {
+        check(cuda::lrn_max_pool(p, pool, at(x), at(y), at(stream)));
+      },
+      py::arg("lrn"), py::arg("pool"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def(
+      "pool2d",
+      [](const Pool2dProblem& p, Address x, Address y, Address stream) {
+        check(cuda::pool2d(p, at(x), at(y), at(stream)));
+      },
+      py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def(
+      "adaptive_avg_pool2d",
+      [](const AdaptiveAvgPool2dProblem& p, Address x, Address y, Address stream) {
+        check(cuda::adaptive_avg_pool2d(p, at(x), at(y), at(stream)));
+      },
+      py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def(
+      "subsample2d",
+      [](const Subsample2dProblem& p, Address x, Address coefficient, Address bias, Address y,
+         Address stream) {
+        check(cuda::subsample2d(p, at(x), at(coefficient), at(bias), at(y), at(stream)));
+      },
+      py::arg("problem"), py::arg("x"), py::arg("coefficient"), py::arg("bias"), py::arg("y"),
+      py::arg("stream") = 0);
+  m.def(
+      "copy_slice",
+      [](const CopySliceProblem& p, Address x, Address y, Address stream) {
+        check(cuda::copy_slice(p, at(x), at(y), at(stream)));
+      },
+      py::arg("problem"), py::arg("x"), py::arg("y"), py::arg("stream") = 0);
+  m.def(
+      "add_relu",
+      [](const AddReluProblem& p, Address a, Address b, Address y, Address stream) {
+        check(cuda::add_relu(p, at(a), at(b), at(y), at(stream)));
+      },
+      py::arg("problem"), py::arg("a"), py::arg("b"), py::arg("y"), py::arg("stream") = 0);
+  m.def(
+      "rbf",
+      [](const RbfProblem& p, Address x, Address centers, Address y, Address stream) {
+        check(cuda::rbf(p, at(x), at(centers), at(y), at(stream)));
+      },
+      py::arg("problem"), py::arg("x"), py::arg("centers"), py::arg("y"), py::arg("stream") = 0);
 }
 
 #endif
@@ -305,49 +360,86 @@ void bind_cuda(py::module_ m) {
 void bind_cpu(py::module_ m) {
   m.doc() = "CPU kernels. Addresses are ints, 0 where there is none; every call releases the GIL.";
   m.def("isa", [] { return isa_name(isa()); });
-  m.def("set_isa", &set_isa, "For tests: \"avx512\", \"avx2\" or \"baseline\"; packed weights must be packed again.");
-  m.def("isas", [] {
-    std::vector<std::string> names;
-    for (Isa isa : {Isa::avx512, Isa::avx2, Isa::baseline})
-      if (isa_available(isa)) names.push_back(isa_name(isa));
-    return names;
-  }, "What this processor can run, best first.");
+  m.def("set_isa", &set_isa,
+        "For tests: \"avx512\", \"avx2\" or \"baseline\"; packed weights must be packed again.");
+  m.def(
+      "isas",
+      [] {
+        std::vector<std::string> names;
+        for (Isa isa : {Isa::avx512, Isa::avx2, Isa::baseline})
+          if (isa_available(isa)) names.push_back(isa_name(isa));
+        return names;
+      },
+      "What this processor can run, best first.");
 
   using Release = py::call_guard<py::gil_scoped_release>;
-  m.def("copy_slice", [](const CopySliceProblem& problem, Address x, Address y, int threads) {
-    FASTCNN_SELECT(copy_slice)(problem, at(x), at(y), threads);
-  }, Release());
-  m.def("add_relu", [](const AddReluProblem& problem, Address a, Address b, Address y, int threads) {
-    FASTCNN_SELECT(add_relu)(problem, at(a), at(b), at(y), threads);
-  }, Release());
-  m.def("pool2d", [](const Pool2dProblem& problem, Address x, Address y, int threads) {
-    FASTCNN_SELECT(pool2d)(problem, at(x), at(y), threads);
-  }, Release());
-  m.def("adaptive_avg_pool2d", [](const AdaptiveAvgPool2dProblem& problem, Address x, Address y, int threads) {
-    FASTCNN_SELECT(adaptive_avg_pool2d)(problem, at(x), at(y), threads);
-  }, Release());
-  m.def("lrn", [](const LrnProblem& problem, Address x, Address y, int threads) {
-    FASTCNN_SELECT(lrn)(problem, at(x), at(y), threads);
-  }, Release());
-  m.def("lrn_max_pool2d", [](const LrnProblem& lrn, const Pool2dProblem& pool, Address x, Address y, int threads) {
-    FASTCNN_SELECT(lrn_max_pool2d)(lrn, pool, at(x), at(y), threads);
-  }, Release());
-  m.def("subsample2d", [](const Subsample2dProblem& problem, Address x, Address coefficient, Address bias, Address y,
-                          int threads) {
-    FASTCNN_SELECT(subsample2d)(problem, at(x), at<float>(coefficient), at<float>(bias), at(y), threads);
-  }, Release());
-  m.def("elementwise", [](const ElementwiseProblem& problem, Address a, Address b, Address y, int threads) {
-    FASTCNN_SELECT(elementwise)(problem, at(a), at(b), at(y), threads);
-  }, Release());
-  m.def("to_channels_last", [](const LayoutProblem& problem, Address x, Address y, int threads) {
-    to_channels_last(problem, at(x), at(y), threads);
-  }, Release());
-  m.def("to_channels_first", [](const LayoutProblem& problem, Address x, Address y, int threads) {
-    to_channels_first(problem, at(x), at(y), threads);
-  }, Release());
-  m.def("rbf", [](const RbfProblem& problem, Address x, Address centers, Address y, int threads) {
-    FASTCNN_SELECT(rbf)(problem, at(x), at<float>(centers), at(y), threads);
-  }, Release());
+  m.def(
+      "copy_slice",
+      [](const CopySliceProblem& problem, Address x, Address y, int threads) {
+        FASTCNN_SELECT(copy_slice)(problem, at(x), at(y), threads);
+      },
+      Release());
+  m.def(
+      "add_relu",
+      [](const AddReluProblem& problem, Address a, Address b, Address y, int threads) {
+        FASTCNN_SELECT(add_relu)(problem, at(a), at(b), at(y), threads);
+      },
+      Release());
+  m.def(
+      "pool2d",
+      [](const Pool2dProblem& problem, Address x, Address y, int threads) {
+        FASTCNN_SELECT(pool2d)(problem, at(x), at(y), threads);
+      },
+      Release());
+  m.def(
+      "adaptive_avg_pool2d",
+      [](const AdaptiveAvgPool2dProblem& problem, Address x, Address y, int threads) {
+        FASTCNN_SELECT(adaptive_avg_pool2d)(problem, at(x), at(y), threads);
+      },
+      Release());
+  m.def(
+      "lrn",
+      [](const LrnProblem& problem, Address x, Address y, int threads) {
+        FASTCNN_SELECT(lrn)(problem, at(x), at(y), threads);
+      },
+      Release());
+  m.def(
+      "lrn_max_pool2d",
+      [](const LrnProblem& lrn, const Pool2dProblem& pool, Address x, Address y, int threads) {
+        FASTCNN_SELECT(lrn_max_pool2d)(lrn, pool, at(x), at(y), threads);
+      },
+      Release());
+  m.def(
+      "subsample2d",
+      [](const Subsample2dProblem& problem, Address x, Address coefficient, Address bias, Address y,
+         int threads) {
+        FASTCNN_SELECT(subsample2d)(problem, at(x), at<float>(coefficient), at<float>(bias), at(y), threads);
+      },
+      Release());
+  m.def(
+      "elementwise",
+      [](const ElementwiseProblem& problem, Address a, Address b, Address y, int threads) {
+        FASTCNN_SELECT(elementwise)(problem, at(a), at(b), at(y), threads);
+      },
+      Release());
+  m.def(
+      "to_channels_last",
+      [](const LayoutProblem& problem, Address x, Address y, int threads) {
+        to_channels_last(problem, at(x), at(y), threads);
+      },
+      Release());
+  m.def(
+      "to_channels_first",
+      [](const LayoutProblem& problem, Address x, Address y, int threads) {
+        to_channels_first(problem, at(x), at(y), threads);
+      },
+      Release());
+  m.def(
+      "rbf",
+      [](const RbfProblem& problem, Address x, Address centers, Address y, int threads) {
+        FASTCNN_SELECT(rbf)(problem, at(x), at<float>(centers), at(y), threads);
+      },
+      Release());
 }
 
 void bind_cpu_conv2d(py::module_& m) {
@@ -360,30 +452,43 @@ void bind_cpu_conv2d(py::module_& m) {
   py::class_<Conv2d>(m, "Conv2d")
       .def(py::init<const Conv2dProblem&, const std::string&>(), py::arg("problem"), py::arg("name"))
       .def_property_readonly("packed_bytes", &Conv2d::packed_bytes)
-      .def("pack", [](const Conv2d& self, uintptr_t weight, uintptr_t packed) {
-             self.pack(reinterpret_cast<const float*>(weight), reinterpret_cast<void*>(packed));
-           }, py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"))
-      .def("run", [](const Conv2d& self, uintptr_t x, uintptr_t packed, uintptr_t bias, uintptr_t residual,
-                     uintptr_t y, int threads) {
-             self.run(reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(packed),
-                      reinterpret_cast<const float*>(bias), reinterpret_cast<const void*>(residual),
-                      reinterpret_cast<void*>(y), threads);
-           }, py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("packed"), py::arg("bias"),
-           py::arg("residual"), py::arg("y"), py::arg("threads"));
+      .def(
+          "pack",
+          [](const Conv2d& self, uintptr_t weight, uintptr_t packed) {
+            self.pack(reinterpret_cast<const float*>(weight), reinterpret_cast<void*>(packed));
+          },
+          py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"))
+      .def(
+          "run",
+          [](const Conv2d& self, uintptr_t x, uintptr_t packed, uintptr_t bias, uintptr_t residual,
+             uintptr_t y, int threads) {
+            self.run(reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(packed),
+                     reinterpret_cast<const float*>(bias), reinterpret_cast<const void*>(residual),
+                     reinterpret_cast<void*>(y), threads);
+          },
+          py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("packed"), py::arg("bias"),
+          py::arg("residual"), py::arg("y"), py::arg("threads"));
 }
 
 void bind_cpu_linear(py::module_& m) {
   py::class_<Linear>(m, "Linear")
-      .def(py::init<const LinearProblem&, DType>(), py::arg("problem"), py::arg("weight_dtype") = DType::float32)
+      .def(py::init<const LinearProblem&, DType>(), py::arg("problem"),
+           py::arg("weight_dtype") = DType::float32)
       .def_property_readonly("packed_bytes", &Linear::packed_bytes)
-      .def("pack", [](const Linear& self, uintptr_t weight, uintptr_t packed) {
-             self.pack(reinterpret_cast<const float*>(weight), reinterpret_cast<void*>(packed));
-           }, py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"))
-      .def("run", [](const Linear& self, uintptr_t x, uintptr_t packed, uintptr_t bias, uintptr_t y, int threads) {
-             self.run(reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(packed),
-                      reinterpret_cast<const float*>(bias), reinterpret_cast<void*>(y), threads);
-           }, py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("packed"), py::arg("bias"),
-           py::arg("y"), py::arg("threads"));
+      .def(
+          "pack",
+          [](const Linear& self, uintptr_t weight, uintptr_t packed) {
+            self.pack(reinterpret_cast<const float*>(weight), reinterpret_cast<void*>(packed));
+          },
+          py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"))
+      .def(
+          "run",
+          [](const Linear& self, uintptr_t x, uintptr_t packed, uintptr_t bias, uintptr_t y, int threads) {
+            self.run(reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(packed),
+                     reinterpret_cast<const float*>(bias), reinterpret_cast<void*>(y), threads);
+          },
+          py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("packed"), py::arg("bias"),
+          py::arg("y"), py::arg("threads"));
 }
 
 // A tensor of a plan, as Python gives it: (buffer, byte offset), a buffer alone, or None.
@@ -401,78 +506,89 @@ struct PlaceArgument : Place {
 void bind_plan(py::module_& m) {
   using Given = py::object;
   using In = PlaceArgument;
-  py::class_<Plan>(m, "Plan",
-                   "A network as one native call: operations over one arena (csrc/plan/plan.h). Tensors are\n"
-                   "(buffer, byte offset), or a buffer alone. Constants are addresses, kept alive by the caller.")
+  py::class_<Plan>(
+      m, "Plan",
+      "A network as one native call: operations over one arena (csrc/plan/plan.h). Tensors are\n"
+      "(buffer, byte offset), or a buffer alone. Constants are addresses, kept alive by the caller.")
       .def(py::init())
       .def("buffer", &Plan::buffer, py::arg("bytes"))
       .def("input", &Plan::input, py::arg("bytes"))
       .def("output", &Plan::output, py::arg("bytes"))
-      .def("conv2d", [](Plan& self, const Conv2d& conv, const Given& x, Address packed, Address bias,
-                        const Given& residual, const Given& y) {
-             self.conv2d(conv, In(x), at(packed), at<float>(bias), In(residual), In(y));
-           }, py::arg("conv"), py::arg("x"), py::arg("packed"), py::arg("bias"), py::arg("residual"), py::arg("y"))
-      .def("linear", [](Plan& self, const Linear& linear, const Given& x, Address packed, Address bias,
-                        const Given& y) {
-             self.linear(linear, In(x), at(packed), at<float>(bias), In(y));
-           }, py::arg("linear"), py::arg("x"), py::arg("packed"), py::arg("bias"), py::arg("y"))
-      .def("pool2d", [](Plan& self, const Pool2dProblem& problem, const Given& x, const Given& y) {
-        self.pool2d(problem, In(x), In(y));
-      })
+      .def(
+          "conv2d",
+          [](Plan& self, const Conv2d& conv, const Given& x, Address packed, Address bias,
+             const Given& residual,
+             const Given& y) { self.conv2d(conv, In(x), at(packed), at<float>(bias), In(residual), In(y)); },
+          py::arg("conv"), py::arg("x"), py::arg("packed"), py::arg("bias"), py::arg("residual"),
+          py::arg("y"))
+      .def(
+          "linear",
+          [](Plan& self, const Linear& linear, const Given& x, Address packed, Address bias, const Given& y) {
+            self.linear(linear, In(x), at(packed), at<float>(bias), In(y));
+          },
+          py::arg("linear"), py::arg("x"), py::arg("packed"), py::arg("bias"), py::arg("y"))
+      .def("pool2d", [](Plan& self, const Pool2dProblem& problem, const Given& x,
+                        const Given& y) { self.pool2d(problem, In(x), In(y)); })
       .def("adaptive_avg_pool2d", [](Plan& self, const AdaptiveAvgPool2dProblem& problem, const Given& x,
                                      const Given& y) { self.adaptive_avg_pool2d(problem, In(x), In(y)); })
-      .def("lrn", [](Plan& self, const LrnProblem& problem, const Given& x, const Given& y) {
-        self.lrn(problem, In(x), In(y));
-      })
-      .def("lrn_max_pool2d", [](Plan& self, const LrnProblem& problem, const Pool2dProblem& pool, const Given& x,
-                                const Given& y) { self.lrn_max_pool2d(problem, pool, In(x), In(y)); })
-      .def("subsample2d", [](Plan& self, const Subsample2dProblem& problem, const Given& x, Address coefficient,
-                             Address bias, const Given& y) {
-        self.subsample2d(problem, In(x), at<float>(coefficient), at<float>(bias), In(y));
-      })
-      .def("copy_slice", [](Plan& self, const CopySliceProblem& problem, const Given& x, const Given& y) {
-        self.copy_slice(problem, In(x), In(y));
-      })
+      .def("lrn", [](Plan& self, const LrnProblem& problem, const Given& x,
+                     const Given& y) { self.lrn(problem, In(x), In(y)); })
+      .def("lrn_max_pool2d",
+           [](Plan& self, const LrnProblem& problem, const Pool2dProblem& pool, const Given& x,
+              const Given& y) { self.lrn_max_pool2d(problem, pool, In(x), In(y)); })
+      .def("subsample2d",
+           [](Plan& self, const Subsample2dProblem& problem, const Given& x, Address coefficient,
+              Address bias, const Given& y) {
+             self.subsample2d(problem, In(x), at<float>(coefficient), at<float>(bias), In(y));
+           })
+      .def("copy_slice", [](Plan& self, const CopySliceProblem& problem, const Given& x,
+                            const Given& y) { self.copy_slice(problem, In(x), In(y)); })
       .def("add_relu", [](Plan& self, const AddReluProblem& problem, const Given& a, const Given& b,
                           const Given& y) { self.add_relu(problem, In(a), In(b), In(y)); })
       .def("elementwise", [](Plan& self, const ElementwiseProblem& problem, const Given& a, const Given& b,
                              const Given& y) { self.elementwise(problem, In(a), In(b), In(y)); })
-      .def("rbf", [](Plan& self, const RbfProblem& problem, const Given& x, Address centers, const Given& y) {
-        self.rbf(problem, In(x), at<float>(centers), In(y));
-      })
-      .def("to_channels_last", [](Plan& self, const LayoutProblem& problem, const Given& x, const Given& y) {
-        self.to_channels_last(problem, In(x), In(y));
-      })
-      .def("to_channels_first", [](Plan& self, const LayoutProblem& problem, const Given& x, const Given& y) {
-        self.to_channels_first(problem, In(x), In(y));
-      })
-      .def("finalize", &Plan::finalize, "Places the buffers; from here on the plan may run, and may not change.")
+      .def("rbf", [](Plan& self, const RbfProblem& problem, const Given& x, Address centers,
+                     const Given& y) { self.rbf(problem, In(x), at<float>(centers), In(y)); })
+      .def("to_channels_last", [](Plan& self, const LayoutProblem& problem, const Given& x,
+                                  const Given& y) { self.to_channels_last(problem, In(x), In(y)); })
+      .def("to_channels_first", [](Plan& self, const LayoutProblem& problem, const Given& x,
+                                   const Given& y) { self.to_channels_first(problem, In(x), In(y)); })
+      .def("finalize", &Plan::finalize,
+           "Places the buffers; from here on the plan may run, and may not change.")
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)
-      .def("run", [](const Plan& self, const std::vector<Address>& inputs, const std::vector<Address>& outputs,
-                     Address arena, int threads) {
-             std::vector<void*> from, to;
-             for (Address address : inputs) from.push_back(at(address));
-             for (Address address : outputs) to.push_back(at(address));
-             self.run(from, to, at(arena), threads);
-           }, py::call_guard<py::gil_scoped_release>(), py::arg("inputs"), py::arg("outputs"), py::arg("arena"),
-           py::arg("threads"))
-      .def("describe", [](const Plan& self) {
-        py::list rows;
-        for (const Plan::Description& row : self.describe())
-          rows.append(py::make_tuple(row.op, row.kernel, row.shape, row.gflop, row.bytes));
-        return rows;
-      }, "(op, kernel, shapes, GFLOP, bytes) of every operation.");
+      .def(
+          "run",
+          [](const Plan& self, const std::vector<Address>& inputs, const std::vector<Address>& outputs,
+             Address arena, int threads) {
+            std::vector<void*> from, to;
+            for (Address address : inputs) from.push_back(at(address));
+            for (Address address : outputs) to.push_back(at(address));
+            self.run(from, to, at(arena), threads);
+          },
+          py::call_guard<py::gil_scoped_release>(), py::arg("inputs"), py::arg("outputs"), py::arg("arena"),
+          py::arg("threads"))
+      .def(
+          "describe",
+          [](const Plan& self) {
+            py::list rows;
+            for (const Plan::Description& row : self.describe())
+              rows.append(py::make_tuple(row.op, row.kernel, row.shape, row.gflop, row.bytes));
+            return rows;
+          },
+          "(op, kernel, shapes, GFLOP, bytes) of every operation.");
 }
 
 }  // namespace
 
 #ifdef FASTCNN_EMULATED
-// The CUDA kernels on the emulator, for tests. Its problem structs are those of fastcnn._C, imported beforehand.
+// The CUDA kernels on the emulator, for tests. Its problem structs are those of fastcnn._C, imported
+// beforehand.
 PYBIND11_MODULE(_emulated, m) { bind_cuda(m.def_submodule("cuda")); }
 #else
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastcnn";
-  isa();  // a wrong FASTCNN_CPU_ISA fails here, before any type is registered, so that a second import says the same
+  isa();  // a wrong FASTCNN_CPU_ISA fails here, before any type is registered, so that a second import says
+          // the same
   bind_problems(m);
   auto cpu = m.def_submodule("cpu");
   bind_cpu(cpu);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -125,7 +126,7 @@ def _verify(operator: Operator, candidate: Candidate, dtype: str, device: torch.
                         return Outcome(
                             kernel, dtype, None, f"error {error:.1e}, allowed {allowed:.1e}: {problem.summary()}"
                         )
-                microseconds, timed = _median_us(lambda r=runner, t=tensors: r(*t, None), device), problem.summary()
+                microseconds, timed = _median_us(partial(runner, *tensors, None), device), problem.summary()
             except Exception as error:
                 return Outcome(kernel, dtype, None, f"{type(error).__name__}: {error}: {problem.summary()}")
         ran += 1

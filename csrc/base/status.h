@@ -5,7 +5,13 @@
 
 namespace fastcnn {
 
-enum class StatusCode : int32_t { ok = 0, invalid_argument = 1, unsupported = 2, out_of_memory = 3, device_error = 4 };
+enum class StatusCode : int32_t {
+  ok = 0,
+  invalid_argument = 1,
+  unsupported = 2,
+  out_of_memory = 3,
+  device_error = 4
+};
 
 struct Status {
   StatusCode code = StatusCode::ok;

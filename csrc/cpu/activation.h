@@ -1,5 +1,5 @@
-// exp, sigmoid, tanh and the activations of the operators' epilogues, on Vec. Errors of a few units in the last
-// place at most (tests/cpu/test_subsample2d_native.py); NaN stays NaN, infinities give the limits.
+// exp, sigmoid, tanh and the activations of the operators' epilogues, on Vec. Errors of a few units in the
+// last place at most (tests/cpu/test_subsample2d_native.py); NaN stays NaN, infinities give the limits.
 #pragma once
 
 #include "cpu/simd.h"
@@ -47,11 +47,16 @@ FASTCNN_INLINE Vec tanh(Vec x) {
 // relu first.
 FASTCNN_INLINE Vec activate(Activation activation, Vec x) {
   switch (activation) {
-    case Activation::none: return x;
-    case Activation::relu: return max(zero(), x);
-    case Activation::sigmoid: return sigmoid(x);
-    case Activation::tanh: return tanh(x);
-    case Activation::scaled_tanh: return 1.7159f * tanh(x * (2.0f / 3.0f));
+    case Activation::none:
+      return x;
+    case Activation::relu:
+      return max(zero(), x);
+    case Activation::sigmoid:
+      return sigmoid(x);
+    case Activation::tanh:
+      return tanh(x);
+    case Activation::scaled_tanh:
+      return 1.7159f * tanh(x * (2.0f / 3.0f));
   }
   return x;
 }

@@ -1,8 +1,8 @@
 // Which instruction set the CPU kernels use.
 //
 // Every source in FASTCNN_ISA_SOURCES (cpu.cmake) is compiled once per instruction set, each time inside its
-// own namespace, named by the macro FASTCNN_ISA: fastcnn::baseline, fastcnn::avx2, fastcnn::avx512. A kernel's
-// header declares it in all of them, and its callers pick the one that this processor runs:
+// own namespace, named by the macro FASTCNN_ISA: fastcnn::baseline, fastcnn::avx2, fastcnn::avx512. A
+// kernel's header declares it in all of them, and its callers pick the one that this processor runs:
 //
 //   FASTCNN_FOR_EACH_ISA(void lrn(const LrnProblem& problem, const void* x, void* y, int threads))
 //   FASTCNN_SELECT(lrn)(problem, x, y, threads);
@@ -19,25 +19,25 @@ enum class Isa { baseline, avx2, avx512 };
 // The chosen one: the best that this processor has, or what FASTCNN_CPU_ISA or set_isa() demanded.
 Isa isa();
 const char* isa_name(Isa isa);
-bool isa_available(Isa isa);  // compiled in, and this processor has it
+bool isa_available(Isa isa);     // compiled in, and this processor has it
 void set_isa(const char* name);  // throws std::invalid_argument, in one sentence, if unknown or unavailable
 
 }  // namespace fastcnn
 
 #if defined(__x86_64__)
-#define FASTCNN_FOR_EACH_ISA(...)     \
-  namespace fastcnn::baseline {       \
-  __VA_ARGS__;                        \
-  }                                   \
-  namespace fastcnn::avx2 {           \
-  __VA_ARGS__;                        \
-  }                                   \
-  namespace fastcnn::avx512 {         \
-  __VA_ARGS__;                        \
+#define FASTCNN_FOR_EACH_ISA(...) \
+  namespace fastcnn::baseline {   \
+  __VA_ARGS__;                    \
+  }                               \
+  namespace fastcnn::avx2 {       \
+  __VA_ARGS__;                    \
+  }                               \
+  namespace fastcnn::avx512 {     \
+  __VA_ARGS__;                    \
   }
-#define FASTCNN_SELECT(name)                                              \
-  (::fastcnn::isa() == ::fastcnn::Isa::avx512 ? ::fastcnn::avx512::name   \
-   : ::fastcnn::isa() == ::fastcnn::Isa::avx2 ? ::fastcnn::avx2::name     \
+#define FASTCNN_SELECT(name)                                            \
+  (::fastcnn::isa() == ::fastcnn::Isa::avx512 ? ::fastcnn::avx512::name \
+   : ::fastcnn::isa() == ::fastcnn::Isa::avx2 ? ::fastcnn::avx2::name   \
                                               : ::fastcnn::baseline::name)
 #else
 #define FASTCNN_FOR_EACH_ISA(...) \

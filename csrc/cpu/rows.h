@@ -16,9 +16,9 @@ FASTCNN_INLINE bool prepare_output(void* y, int64_t bytes) {
   return bytes >= 2 * caches().l3;
 }
 
-// Calls f(pixel, channel, length) for contiguous runs that cover all pixels and channels: element i of a run is
-// at data[pixel * stride + channel + i]. If all strides are C (`dense`), runs ignore pixel boundaries. Streaming
-// stores are made visible once a task: a fence a pixel cost a factor of three.
+// Calls f(pixel, channel, length) for contiguous runs that cover all pixels and channels: element i of a run
+// is at data[pixel * stride + channel + i]. If all strides are C (`dense`), runs ignore pixel boundaries.
+// Streaming stores are made visible once a task: a fence a pixel cost a factor of three.
 template <class F>
 FASTCNN_INLINE void for_each_run(int threads, int64_t pixels, int64_t C, bool dense, F&& f) {
   constexpr int64_t kElements = 16 << 10;  // a task's work: microseconds, against .1 us to draw its number
@@ -38,14 +38,16 @@ FASTCNN_INLINE void for_each_run(int threads, int64_t pixels, int64_t C, bool de
   }
 }
 
-// y[i] = f(i, count) for a run of `length` elements, where f(i, count) computes lanes i .. i + count; count is
-// kWidth but for the last. With `streaming`, whole vectors go past the caches from the first aligned one on.
+// y[i] = f(i, count) for a run of `length` elements, where f(i, count) computes lanes i .. i + count; count
+// is kWidth but for the last. With `streaming`, whole vectors go past the caches from the first aligned one
+// on.
 template <class T, class F>
 FASTCNN_INLINE void write_run(T* y, int64_t length, bool streaming, F&& f) {
   int64_t i = 0;
   if (streaming && (uintptr_t)y % sizeof(T) == 0) {
     constexpr int64_t kBytes = kWidth * sizeof(T);
-    const int64_t head = min_of<int64_t>(length, (int64_t)((kBytes - (uintptr_t)y % kBytes) % kBytes / sizeof(T)));
+    const int64_t head =
+        min_of<int64_t>(length, (int64_t)((kBytes - (uintptr_t)y % kBytes) % kBytes / sizeof(T)));
     if (head > 0) store_partial(y, f(i, (int)head), (int)head);
     for (i = head; i + kWidth <= length; i += kWidth) stream(y + i, f(i, kWidth));
   }

@@ -1,7 +1,7 @@
 // Vec: FASTCNN_SIMD_BYTES of floats, for the instruction set this file is being compiled for.
 //
-// A GCC vector type, so + - * / and comparisons work as written, `mask ? a : b` selects lane by lane. Memory may
-// hold float, Float16 or BFloat16; registers always hold float. Include it only in FASTCNN_ISA_SOURCES
+// A GCC vector type, so + - * / and comparisons work as written, `mask ? a : b` selects lane by lane. Memory
+// may hold float, Float16 or BFloat16; registers always hold float. Include it only in FASTCNN_ISA_SOURCES
 // (cpu/isa.h says why everything here is inside the namespace FASTCNN_ISA).
 #pragma once
 
@@ -124,7 +124,8 @@ FASTCNN_INLINE Vec sum4(Vec a, Vec b, Vec c, Vec d) {
   return sums;
 }
 
-// ---- 16-bit formats ------------------------------------------------------------------------------------------
+// ---- 16-bit formats
+// ------------------------------------------------------------------------------------------
 
 FASTCNN_INLINE HalfVec narrow(UintVec a) { return __builtin_convertvector(a, HalfVec); }
 
@@ -142,7 +143,8 @@ FASTCNN_INLINE Vec widen(HalfVec a, Float16) {
 #elif FASTCNN_SIMD_BYTES == 32
   return (Vec)_mm256_cvtph_ps((__m128i)a);
 #else
-  // Exponent and fraction moved into place, then multiplied by 2^112 to correct the bias: exact, denormals too.
+  // Exponent and fraction moved into place, then multiplied by 2^112 to correct the bias: exact, denormals
+  // too.
   const UintVec bits = __builtin_convertvector(a, UintVec);
   const Vec magnitude = (Vec)((bits & 0x7fff) << 13) * 0x1p112f;
   const IntVec special = (IntVec)(bits & 0x7c00) == 0x7c00;  // infinity and NaN
@@ -170,7 +172,8 @@ FASTCNN_INLINE HalfVec shorten(Vec a, Float16) {
 #endif
 }
 
-// ---- Memory --------------------------------------------------------------------------------------------------
+// ---- Memory
+// --------------------------------------------------------------------------------------------------
 
 typedef Vec UnalignedVec __attribute__((aligned(1), may_alias));
 typedef HalfVec UnalignedHalfVec __attribute__((aligned(1), may_alias));
@@ -261,9 +264,12 @@ FASTCNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 template <class F>
 FASTCNN_INLINE void with_dtype(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::float32: return f(float{});
-    case DType::float16: return f(Float16{});
-    case DType::bfloat16: return f(BFloat16{});
+    case DType::float32:
+      return f(float{});
+    case DType::float16:
+      return f(Float16{});
+    case DType::bfloat16:
+      return f(BFloat16{});
   }
 }
 

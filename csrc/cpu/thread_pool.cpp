@@ -17,8 +17,8 @@
 namespace fastcnn::detail {
 namespace {
 
-// A waiting thread spins for some microseconds, so that the next of a network's layers starts at once; then it
-// yields, so that a shared machine gets its core back; then it sleeps.
+// A waiting thread spins for some microseconds, so that the next of a network's layers starts at once; then
+// it yields, so that a shared machine gets its core back; then it sleeps.
 constexpr int kSpins = 2000;
 constexpr int kYields = 200;
 
@@ -38,7 +38,8 @@ struct Job {
 
   void run(int worker) {
     try {
-      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) call(function, task, worker);
+      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+        call(function, task, worker);
     } catch (...) {
       if (!failed.exchange(true)) exception = std::current_exception();
       next.store(tasks, std::memory_order_relaxed);
@@ -147,8 +148,8 @@ class Pool {
   int size_ = 0;
 };
 
-// Never destroyed: workers sleep in it until the process ends. A forked child has none of the parent's threads,
-// and whatever they held locked stays locked: it takes a new pool.
+// Never destroyed: workers sleep in it until the process ends. A forked child has none of the parent's
+// threads, and whatever they held locked stays locked: it takes a new pool.
 std::atomic<Pool*> current_pool{nullptr};
 
 Pool& pool() {

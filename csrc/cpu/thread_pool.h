@@ -1,9 +1,9 @@
 // Fork-join over a pool of this library's own threads.
 //
 // A call claims up to threads - 1 idle workers, the caller takes part, and all of them draw task numbers from
-// one counter. The pool grows to the largest number of threads asked for. Calls from several threads share the
-// workers; a call that finds none idle runs alone. A call inside a task runs serially. A forked child starts
-// with an empty pool.
+// one counter. The pool grows to the largest number of threads asked for. Calls from several threads share
+// the workers; a call that finds none idle runs alone. A call inside a task runs serially. A forked child
+// starts with an empty pool.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,12 @@
 namespace fastcnn {
 
 namespace detail {
-void run_tasks(int threads, int64_t tasks, void (*call)(void* function, int64_t task, int worker), void* function);
+void run_tasks(int threads, int64_t tasks, void (*call)(void* function, int64_t task, int worker),
+               void* function);
 }
 
-// Calls f(task, worker) for every task in [0, tasks), 0 <= worker < threads; no two calls that run at the same
-// time share a worker number. Returns when all are done; rethrows the first exception that a task threw.
+// Calls f(task, worker) for every task in [0, tasks), 0 <= worker < threads; no two calls that run at the
+// same time share a worker number. Returns when all are done; rethrows the first exception that a task threw.
 template <class F>
 static inline void parallel_for(int threads, int64_t tasks, F&& f) {
   if (threads <= 1 || tasks <= 1) {
@@ -23,7 +24,8 @@ static inline void parallel_for(int threads, int64_t tasks, F&& f) {
     return;
   }
   detail::run_tasks(
-      threads, tasks, [](void* function, int64_t task, int worker) { (*static_cast<decltype(&f)>(function))(task, worker); },
+      threads, tasks,
+      [](void* function, int64_t task, int worker) { (*static_cast<decltype(&f)>(function))(task, worker); },
       const_cast<void*>(static_cast<const void*>(&f)));
 }
 

@@ -36,16 +36,26 @@ std::string dims(std::initializer_list<int64_t> sizes) {
 
 const char* name_of(Elementwise function) {
   switch (function) {
-    case Elementwise::relu: return "relu";
-    case Elementwise::relu6: return "relu6";
-    case Elementwise::sigmoid: return "sigmoid";
-    case Elementwise::tanh: return "tanh";
-    case Elementwise::scaled_tanh: return "scaled_tanh";
-    case Elementwise::silu: return "silu";
-    case Elementwise::hardsigmoid: return "hardsigmoid";
-    case Elementwise::hardswish: return "hardswish";
-    case Elementwise::add: return "add";
-    case Elementwise::scale_channels: return "scale_channels";
+    case Elementwise::relu:
+      return "relu";
+    case Elementwise::relu6:
+      return "relu6";
+    case Elementwise::sigmoid:
+      return "sigmoid";
+    case Elementwise::tanh:
+      return "tanh";
+    case Elementwise::scaled_tanh:
+      return "scaled_tanh";
+    case Elementwise::silu:
+      return "silu";
+    case Elementwise::hardsigmoid:
+      return "hardsigmoid";
+    case Elementwise::hardswish:
+      return "hardswish";
+    case Elementwise::add:
+      return "add";
+    case Elementwise::scale_channels:
+      return "scale_channels";
   }
   return "?";
 }
@@ -64,21 +74,24 @@ int Plan::buffer(int64_t bytes) { return declare(Kind::arena, bytes); }
 int Plan::input(int64_t bytes) { return declare(Kind::input, bytes); }
 int Plan::output(int64_t bytes) { return declare(Kind::output, bytes); }
 
-void Plan::add(Description description, std::vector<Operand> operands, std::function<void(Pointers, int)> call) {
+void Plan::add(Description description, std::vector<Operand> operands,
+               std::function<void(Pointers, int)> call) {
   if (arena_bytes_ >= 0) throw std::invalid_argument("plan: finalized, it cannot change");
   auto fail = [&](const Operand& operand, const std::string& what) {
-    throw std::invalid_argument("plan: " + description.op + " " + description.shape + ": " + operand.name + " " + what);
+    throw std::invalid_argument("plan: " + description.op + " " + description.shape + ": " + operand.name +
+                                " " + what);
   };
   for (const Operand& operand : operands) {
     const Place& place = operand.place;
     if (place.buffer < 0 && operand.extent == 0) continue;  // absent
     if (place.buffer < 0 || place.buffer >= static_cast<int>(buffers_.size()))
-      fail(operand, "is in buffer " + std::to_string(place.buffer) + ", there are " + std::to_string(buffers_.size()));
+      fail(operand,
+           "is in buffer " + std::to_string(place.buffer) + ", there are " + std::to_string(buffers_.size()));
     Buffer& buffer = buffers_[place.buffer];
     if (place.offset < 0 || place.offset + operand.extent > buffer.bytes)
       fail(operand, "takes bytes " + std::to_string(place.offset) + " to " +
-                        std::to_string(place.offset + operand.extent) + " of buffer " + std::to_string(place.buffer) +
-                        ", which has " + std::to_string(buffer.bytes));
+                        std::to_string(place.offset + operand.extent) + " of buffer " +
+                        std::to_string(place.buffer) + ", which has " + std::to_string(buffer.bytes));
     description.bytes += operand.extent;
     if (buffer.first < 0) buffer.first = static_cast<int>(ops_.size());
     buffer.last = static_cast<int>(ops_.size());
@@ -86,21 +99,26 @@ void Plan::add(Description description, std::vector<Operand> operands, std::func
   ops_.push_back({description, description.gflop * 1e9, std::move(operands), std::move(call)});
 }
 
-void Plan::conv2d(const Conv2d& conv, Place x, const void* packed, const float* bias, Place residual, Place y) {
+void Plan::conv2d(const Conv2d& conv, Place x, const void* packed, const float* bias, Place residual,
+                  Place y) {
   const Conv2dProblem& p = conv.problem();
-  if (p.has_bias && !bias) throw std::invalid_argument("plan: conv2d: the problem has a bias, its address is 0");
+  if (p.has_bias && !bias)
+    throw std::invalid_argument("plan: conv2d: the problem has a bias, its address is 0");
   const int64_t outputs = p.N * p.P * p.Q;
   add({"conv2d", conv.name(), dims({p.N, p.H, p.W, p.C}) + " * " + dims({p.K, p.R, p.S}),
        2e-9 * outputs * p.K * p.R * p.S * p.C / p.groups, conv.packed_bytes()},
       {{"x", x, extent(p.N * p.H * p.W, p.C, p.x_stride, p.dtype)},
        {"residual", residual, p.has_residual ? extent(outputs, p.K, p.residual_stride, p.dtype) : 0},
        {"y", y, extent(outputs, p.K, p.y_stride, p.dtype)}},
-      [conv, packed, bias](Pointers at, int threads) { conv.run(at[0], packed, bias, at[1], at[2], threads); });
+      [conv, packed, bias](Pointers at, int threads) {
+        conv.run(at[0], packed, bias, at[1], at[2], threads);
+      });
 }
 
 void Plan::linear(const Linear& linear, Place x, const void* packed, const float* bias, Place y) {
   const LinearProblem& p = linear.problem();
-  if (p.has_bias && !bias) throw std::invalid_argument("plan: linear: the problem has a bias, its address is 0");
+  if (p.has_bias && !bias)
+    throw std::invalid_argument("plan: linear: the problem has a bias, its address is 0");
   add({"linear", p.N == 1 ? "gemv" : "gemm", dims({p.N, p.D}) + " * " + dims({p.M}), 2e-9 * p.N * p.D * p.M,
        linear.packed_bytes()},
       {{"x", x, extent(p.N, p.D, p.x_stride, p.dtype)}, {"y", y, extent(p.N, p.M, p.y_stride, p.dtype)}},
@@ -126,7 +144,8 @@ void Plan::adaptive_avg_pool2d(const AdaptiveAvgPool2dProblem& p, Place x, Place
 
 void Plan::lrn(const LrnProblem& p, Place x, Place y) {
   add({"local_response_norm", "lrn", dims({p.pixels, p.C}), 1e-9 * p.pixels * p.C * (p.size + 5), 0},
-      {{"x", x, extent(p.pixels, p.C, p.x_stride, p.dtype)}, {"y", y, extent(p.pixels, p.C, p.y_stride, p.dtype)}},
+      {{"x", x, extent(p.pixels, p.C, p.x_stride, p.dtype)},
+       {"y", y, extent(p.pixels, p.C, p.y_stride, p.dtype)}},
       [p](Pointers at, int threads) { FASTCNN_SELECT(lrn)(p, at[0], at[1], threads); });
 }
 
@@ -137,10 +156,13 @@ void Plan::lrn_max_pool2d(const LrnProblem& p, const Pool2dProblem& pool, Place 
        1e-9 * p.pixels * p.C * (p.size + 5), 0},
       {{"x", x, extent(p.pixels, p.C, p.x_stride, p.dtype)},
        {"y", y, extent(pool.N * pool.P * pool.Q, p.C, pool.y_stride, p.dtype)}},
-      [p, pool](Pointers at, int threads) { FASTCNN_SELECT(lrn_max_pool2d)(p, pool, at[0], at[1], threads); });
+      [p, pool](Pointers at, int threads) {
+        FASTCNN_SELECT(lrn_max_pool2d)(p, pool, at[0], at[1], threads);
+      });
 }
 
-void Plan::subsample2d(const Subsample2dProblem& p, Place x, const float* coefficient, const float* bias, Place y) {
+void Plan::subsample2d(const Subsample2dProblem& p, Place x, const float* coefficient, const float* bias,
+                       Place y) {
   add({"subsample2d", "subsample2d", dims({p.N, p.H, p.W, p.C}) + " / " + dims({p.kernel_size}),
        1e-9 * p.N * p.H * p.W * p.C, 0},
       {{"x", x, extent(p.N * p.H * p.W, p.C, p.x_stride, p.dtype)},
@@ -168,9 +190,12 @@ void Plan::add_relu(const AddReluProblem& p, Place a, Place b, Place y) {
 void Plan::elementwise(const ElementwiseProblem& p, Place a, Place b, Place y) {
   const bool scale = p.function == Elementwise::scale_channels;
   if (scale && (p.pixels_per_image < 1 || p.pixels % p.pixels_per_image))
-    throw std::invalid_argument("plan: scale_channels: pixels_per_image is " + std::to_string(p.pixels_per_image) +
+    throw std::invalid_argument("plan: scale_channels: pixels_per_image is " +
+                                std::to_string(p.pixels_per_image) +
                                 ", must divide pixels = " + std::to_string(p.pixels));
-  const int64_t b_pixels = scale ? p.pixels / p.pixels_per_image : p.function == Elementwise::add ? p.pixels : 0;
+  const int64_t b_pixels = scale                            ? p.pixels / p.pixels_per_image
+                           : p.function == Elementwise::add ? p.pixels
+                                                            : 0;
   add({name_of(p.function), "elementwise", dims({p.pixels, p.C}), 1e-9 * p.pixels * p.C, 0},
       {{"a", a, extent(p.pixels, p.C, p.a_stride, p.dtype)},
        {"b", b, extent(b_pixels, p.C, p.b_stride, p.dtype)},
@@ -187,14 +212,16 @@ void Plan::rbf(const RbfProblem& p, Place x, const float* centers, Place y) {
 void Plan::to_channels_last(const LayoutProblem& p, Place x, Place y) {
   const int64_t pixels = p.N * p.H * p.W;
   add({"to_channels_last", "layout", dims({p.N, p.C, p.H, p.W}), 0, 0},
-      {{"x", x, pixels * p.C * p.element_size}, {"y", y, extent(pixels, p.C, p.pixel_stride, p.element_size)}},
+      {{"x", x, pixels * p.C * p.element_size},
+       {"y", y, extent(pixels, p.C, p.pixel_stride, p.element_size)}},
       [p](Pointers at, int threads) { fastcnn::to_channels_last(p, at[0], at[1], threads); });
 }
 
 void Plan::to_channels_first(const LayoutProblem& p, Place x, Place y) {
   const int64_t pixels = p.N * p.H * p.W;
   add({"to_channels_first", "layout", dims({p.N, p.H, p.W, p.C}), 0, 0},
-      {{"x", x, extent(pixels, p.C, p.pixel_stride, p.element_size)}, {"y", y, pixels * p.C * p.element_size}},
+      {{"x", x, extent(pixels, p.C, p.pixel_stride, p.element_size)},
+       {"y", y, pixels * p.C * p.element_size}},
       [p](Pointers at, int threads) { fastcnn::to_channels_first(p, at[0], at[1], threads); });
 }
 
@@ -210,7 +237,8 @@ void Plan::finalize() {
   for (Buffer* buffer : order) {
     int64_t offset = 0;
     for (Buffer* other : placed)
-      if (other->first <= buffer->last && buffer->first <= other->last && other->offset < offset + buffer->bytes)
+      if (other->first <= buffer->last && buffer->first <= other->last &&
+          other->offset < offset + buffer->bytes)
         offset = std::max(offset, (other->offset + other->bytes + kAlignment - 1) / kAlignment * kAlignment);
     buffer->offset = offset;
     total = std::max(total, offset + buffer->bytes);
@@ -226,11 +254,13 @@ int64_t Plan::arena_bytes() const {
   return arena_bytes_;
 }
 
-void Plan::run(const std::vector<void*>& inputs, const std::vector<void*>& outputs, void* arena, int threads) const {
+void Plan::run(const std::vector<void*>& inputs, const std::vector<void*>& outputs, void* arena,
+               int threads) const {
   if (arena_bytes() > 0 && !arena) throw std::invalid_argument("plan: the address of the arena is 0");
   auto check = [](const std::vector<void*>& given, int wanted, const char* what) {
     if (static_cast<int>(given.size()) != wanted)
-      throw std::invalid_argument("plan: " + std::to_string(given.size()) + " " + what + ", it has " + std::to_string(wanted));
+      throw std::invalid_argument("plan: " + std::to_string(given.size()) + " " + what + ", it has " +
+                                  std::to_string(wanted));
   };
   check(inputs, inputs_, "inputs");
   check(outputs, outputs_, "outputs");

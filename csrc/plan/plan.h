@@ -1,11 +1,11 @@
 // A network as one native call: a list of operations over one block of memory, the arena.
 //
-// Build: declare buffers, add operations in the order in which they run, finalize(). Then a plan never changes,
-// and several threads may run it at once, each with its own arena. Weights, biases and other constants are
-// addresses that must stay valid as long as the plan.
+// Build: declare buffers, add operations in the order in which they run, finalize(). Then a plan never
+// changes, and several threads may run it at once, each with its own arena. Weights, biases and other
+// constants are addresses that must stay valid as long as the plan.
 //
-// Arena. A buffer lives from the first operation that touches it to the last. finalize() places the buffers one
-// by one, largest first, each at the lowest offset where no buffer that lives at the same time lies.
+// Arena. A buffer lives from the first operation that touches it to the last. finalize() places the buffers
+// one by one, largest first, each at the lowest offset where no buffer that lives at the same time lies.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,8 @@ class Plan {
   void adaptive_avg_pool2d(const AdaptiveAvgPool2dProblem& problem, Place x, Place y);
   void lrn(const LrnProblem& problem, Place x, Place y);
   void lrn_max_pool2d(const LrnProblem& problem, const Pool2dProblem& pool, Place x, Place y);
-  void subsample2d(const Subsample2dProblem& problem, Place x, const float* coefficient, const float* bias, Place y);
+  void subsample2d(const Subsample2dProblem& problem, Place x, const float* coefficient, const float* bias,
+                   Place y);
   void copy_slice(const CopySliceProblem& problem, Place x, Place y);
   void add_relu(const AddReluProblem& problem, Place a, Place b, Place y);
   void elementwise(const ElementwiseProblem& problem, Place a, Place b, Place y);
@@ -48,7 +49,8 @@ class Plan {
 
   void finalize();
   int64_t arena_bytes() const;  // align the arena to 64 bytes
-  void run(const std::vector<void*>& inputs, const std::vector<void*>& outputs, void* arena, int threads) const;
+  void run(const std::vector<void*>& inputs, const std::vector<void*>& outputs, void* arena,
+           int threads) const;
 
   struct Description {
     std::string op, kernel, shape;
@@ -62,8 +64,8 @@ class Plan {
   struct Buffer {
     Kind kind;
     int64_t bytes;
-    int index;              // of an input or output
-    int64_t offset = 0;     // in the arena
+    int index;                  // of an input or output
+    int64_t offset = 0;         // in the arena
     int first = -1, last = -1;  // operations that touch it
   };
   // A tensor as an operation uses it, with the bytes from its first to its last element; buffer < 0: absent.

@@ -37,7 +37,8 @@ void copy_slice(const CopySliceProblem& problem, const void* x, void* y, int thr
   const int64_t size = problem.element_size;
   const bool dense = problem.x_stride == problem.C && problem.y_stride == problem.C;
   const int64_t bytes = problem.pixels * problem.C * size;
-  const bool streaming = prepare_output(y, problem.pixels * problem.y_stride * size) && problem.C * size >= 4 * kBytes;
+  const bool streaming =
+      prepare_output(y, problem.pixels * problem.y_stride * size) && problem.C * size >= 4 * kBytes;
   for_each_run(threads_for_bytes(threads, 2 * bytes), problem.pixels, problem.C, dense,
                [&](int64_t pixel, int64_t channel, int64_t length) {
                  copy((const char*)x + (pixel * problem.x_stride + channel) * size,

@@ -11,15 +11,24 @@ FASTCNN_INLINE Vec relu6(Vec x) { return max(zero(), min(broadcast(6.0f), x)); }
 
 FASTCNN_INLINE Vec apply(Elementwise function, Vec x) {
   switch (function) {
-    case Elementwise::relu: return max(zero(), x);
-    case Elementwise::relu6: return relu6(x);
-    case Elementwise::sigmoid: return sigmoid(x);
-    case Elementwise::tanh: return tanh(x);
-    case Elementwise::scaled_tanh: return activate(Activation::scaled_tanh, x);
-    case Elementwise::silu: return x / (1.0f + exp(-x));
-    case Elementwise::hardsigmoid: return relu6(x + 3.0f) / 6.0f;
-    case Elementwise::hardswish: return x * relu6(x + 3.0f) / 6.0f;
-    default: return x;
+    case Elementwise::relu:
+      return max(zero(), x);
+    case Elementwise::relu6:
+      return relu6(x);
+    case Elementwise::sigmoid:
+      return sigmoid(x);
+    case Elementwise::tanh:
+      return tanh(x);
+    case Elementwise::scaled_tanh:
+      return activate(Activation::scaled_tanh, x);
+    case Elementwise::silu:
+      return x / (1.0f + exp(-x));
+    case Elementwise::hardsigmoid:
+      return relu6(x + 3.0f) / 6.0f;
+    case Elementwise::hardswish:
+      return x * relu6(x + 3.0f) / 6.0f;
+    default:
+      return x;
   }
 }
 
@@ -29,8 +38,10 @@ void elementwise(const ElementwiseProblem& problem, const void* a, const void* b
   with_dtype(problem.dtype, [&](auto type) {
     using T = decltype(type);
     const int64_t C = problem.C;
-    const bool add = problem.function == Elementwise::add, scale = problem.function == Elementwise::scale_channels;
-    const bool dense = !scale && problem.a_stride == C && problem.y_stride == C && (!add || problem.b_stride == C);
+    const bool add = problem.function == Elementwise::add,
+               scale = problem.function == Elementwise::scale_channels;
+    const bool dense =
+        !scale && problem.a_stride == C && problem.y_stride == C && (!add || problem.b_stride == C);
     const int64_t bytes = problem.pixels * C * sizeof(T);
     const bool streaming = prepare_output(y, bytes);
     for_each_run(threads_for_bytes(threads, 4 * bytes), problem.pixels, C, dense,
@@ -41,7 +52,9 @@ void elementwise(const ElementwiseProblem& problem, const void* a, const void* b
                      return write_run(py, length, streaming, [&](int64_t i, int count) {
                        return apply(problem.function, load_lanes(pa + i, count));
                      });
-                   const T* pb = (const T*)b + (scale ? pixel / problem.pixels_per_image : pixel) * problem.b_stride + channel;
+                   const T* pb = (const T*)b +
+                                 (scale ? pixel / problem.pixels_per_image : pixel) * problem.b_stride +
+                                 channel;
                    write_run(py, length, streaming, [&](int64_t i, int count) {
                      const Vec va = load_lanes(pa + i, count), vb = load_lanes(pb + i, count);
                      return add ? va + vb : va * vb;

@@ -35,8 +35,8 @@ void move(const LayoutProblem& problem, T* nchw, T* nhwc, int threads) {
                    return move_block<kToLast>(image + begin, plane, pixels + begin * 3, 3, end - begin, 3);
                  for (int64_t pixel = begin; pixel < end; pixel += kBlock)
                    for (int64_t c = 0; c < C; c += kBlock)
-                     move_block<kToLast>(image + c * plane + pixel, plane, pixels + pixel * stride + c, stride,
-                                         std::min(kBlock, end - pixel), std::min(kBlock, C - c));
+                     move_block<kToLast>(image + c * plane + pixel, plane, pixels + pixel * stride + c,
+                                         stride, std::min(kBlock, end - pixel), std::min(kBlock, C - c));
                });
 }
 

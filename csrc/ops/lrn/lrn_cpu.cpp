@@ -40,7 +40,8 @@ void fill(const LrnProblem& problem, const Squares& squares, const T* x, int64_t
 // kSize is problem.size where it is a constant the compiler can unroll, else 0.
 template <int kSize, class T, class U, class Normalize>
 FASTCNN_INLINE void normalize_pixels(const LrnProblem& problem, const Squares& squares, const T* x, U* y,
-                                     int64_t y_stride, int64_t pixels, bool streaming, Normalize&& normalize) {
+                                     int64_t y_stride, int64_t pixels, bool streaming,
+                                     Normalize&& normalize) {
   const int64_t size = kSize ? kSize : problem.size;
   const Vec scale = broadcast(problem.alpha / (float)size), k = broadcast(problem.k);
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
@@ -57,8 +58,8 @@ FASTCNN_INLINE void normalize_pixels(const LrnProblem& problem, const Squares& s
 
 // Normalises `pixels` pixels from x to y; `squares` has room for that many.
 template <class T, class U>
-void lrn_pixels(const LrnProblem& problem, const Squares& squares, const T* x, U* y, int64_t y_stride, int64_t pixels,
-                bool streaming) {
+void lrn_pixels(const LrnProblem& problem, const Squares& squares, const T* x, U* y, int64_t y_stride,
+                int64_t pixels, bool streaming) {
   fill(problem, squares, x, pixels);
   auto for_size = [&](auto&& normalize) {
     if (problem.size == 5)
@@ -91,7 +92,8 @@ void lrn(const LrnProblem& problem, const void* x, void* y, int threads) {
     using T = decltype(type);
     const int64_t bytes = problem.pixels * problem.C * sizeof(T), block = block_of(problem);
     const bool streaming = prepare_output(y, bytes);
-    const int64_t blocks_a_task = max_of<int64_t>(1, (64 << 10) / (block * problem.C * (int64_t)sizeof(T) + 1));
+    const int64_t blocks_a_task =
+        max_of<int64_t>(1, (64 << 10) / (block * problem.C * (int64_t)sizeof(T) + 1));
     const int64_t per_task = block * blocks_a_task;
     parallel_for(threads_for_bytes(threads, 4 * bytes), (problem.pixels + per_task - 1) / per_task,
                  [&](int64_t task, int) {
@@ -100,21 +102,23 @@ void lrn(const LrnProblem& problem, const void* x, void* y, int threads) {
                    const int64_t end = min_of(problem.pixels, (task + 1) * per_task);
                    for (int64_t pixel = task * per_task; pixel < end; pixel += block)
                      lrn_pixels(problem, squares, (const T*)x + pixel * problem.x_stride,
-                                (T*)y + pixel * problem.y_stride, problem.y_stride, min_of(block, end - pixel), streaming);
+                                (T*)y + pixel * problem.y_stride, problem.y_stride,
+                                min_of(block, end - pixel), streaming);
                    if (streaming) stream_end();
                  });
   });
 }
 
-void lrn_max_pool2d(const LrnProblem& problem, const Pool2dProblem& pool, const void* x, void* y, int threads) {
+void lrn_max_pool2d(const LrnProblem& problem, const Pool2dProblem& pool, const void* x, void* y,
+                    int threads) {
   with_dtype(problem.dtype, [&](auto type) {
     using T = decltype(type);
     const int64_t C = problem.C, W = pool.W, block = block_of(problem);
     const int64_t image_bytes = pool.H * W * C * sizeof(T);
     prepare_output(y, pool.N * pool.P * pool.Q * pool.y_stride * sizeof(T));
     threads = threads_for_bytes(threads, 4 * pool.N * image_bytes);
-    // A task pools a band of output rows out of a ring of normalised rows. Two bands both normalise the rows that
-    // their windows share, so bands are as tall as the threads allow.
+    // A task pools a band of output rows out of a ring of normalised rows. Two bands both normalise the rows
+    // that their windows share, so bands are as tall as the threads allow.
     const int64_t bands = min_of(pool.P, max_of<int64_t>(1, pool.N >= threads ? 1 : 2 * threads));
     const int64_t reach = (pool.kernel_h - 1) * pool.dilation_h + 1;
     const int64_t ring_rows = min_of(reach, pool.H);
@@ -137,7 +141,8 @@ void lrn_max_pool2d(const LrnProblem& problem, const Pool2dProblem& pool, const 
           const T* row = (const T*)x + (n * pool.H + ready) * W * problem.x_stride;
           float* to = ring + ready % ring_rows * row_floats;
           for (int64_t w = 0; w < W; w += block)
-            lrn_pixels(problem, squares, row + w * problem.x_stride, to + w * C, C, min_of(block, W - w), false);
+            lrn_pixels(problem, squares, row + w * problem.x_stride, to + w * C, C, min_of(block, W - w),
+                       false);
         }
         for (int64_t i = r.begin; i < r.end; ++i)
           window[i - r.begin] = ring + (h0 + i * pool.dilation_h) % ring_rows * row_floats;

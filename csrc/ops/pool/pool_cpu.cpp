@@ -40,24 +40,26 @@ void pool_row(const Pool2dProblem& problem, const T* image, T* y, int64_t p, boo
 }
 
 template <class T>
-void adaptive_window(const AdaptiveAvgPool2dProblem& problem, const T* image, T* y, int64_t p, int64_t q, int64_t c0,
-                     int64_t c1) {
+void adaptive_window(const AdaptiveAvgPool2dProblem& problem, const T* image, T* y, int64_t p, int64_t q,
+                     int64_t c0, int64_t c1) {
   const int64_t h0 = p * problem.H / problem.P, h1 = ((p + 1) * problem.H + problem.P - 1) / problem.P;
   const int64_t w0 = q * problem.W / problem.Q, w1 = ((q + 1) * problem.W + problem.Q - 1) / problem.Q;
   const Vec scale = broadcast((float)((h1 - h0) * (w1 - w0)));
   const T* x = image + (h0 * problem.W + w0) * problem.x_stride;
   const int64_t row_step = problem.W * problem.x_stride;
-  // Row by row, for all channels: the rounding error grows with H + W rather than H * W, and memory is read in order.
+  // Row by row, for all channels: the rounding error grows with H + W rather than H * W, and memory is read
+  // in order.
   float* const total = (float*)scratch(Scratch::task, (c1 - c0) * sizeof(float)) - c0;
   for (int64_t h = 0; h < h1 - h0; ++h) {
     auto row = [&](int64_t) { return x + c0 + h * row_step; };
-    reduce_channels<PoolMode::average>(row, 1, w1 - w0, problem.x_stride, c1 - c0, [&](int64_t c, Vec sum, int count) {
-      float* const at = total + c0 + c;
-      if (count == kWidth)
-        store(at, h == 0 ? sum : load(at) + sum);
-      else
-        store_partial(at, h == 0 ? sum : load_partial(at, count) + sum, count);
-    });
+    reduce_channels<PoolMode::average>(
+        row, 1, w1 - w0, problem.x_stride, c1 - c0, [&](int64_t c, Vec sum, int count) {
+          float* const at = total + c0 + c;
+          if (count == kWidth)
+            store(at, h == 0 ? sum : load(at) + sum);
+          else
+            store_partial(at, h == 0 ? sum : load_partial(at, count) + sum, count);
+        });
   }
   for (int64_t c = c0; c < c1; c += kWidth) {
     const int count = (int)min_of<int64_t>(kWidth, c1 - c);
@@ -71,9 +73,9 @@ void pool2d(const Pool2dProblem& problem, const void* x, void* y, int threads) {
   with_dtype(problem.dtype, [&](auto type) {
     using T = decltype(type);
     const int64_t input = problem.N * problem.H * problem.W * problem.C * sizeof(T);
-    const bool streaming = prepare_output(y, problem.N * problem.P * problem.Q * problem.y_stride * sizeof(T)) &&
-                           (uintptr_t)y % FASTCNN_SIMD_BYTES == 0 &&
-                           problem.y_stride * sizeof(T) % FASTCNN_SIMD_BYTES == 0;
+    const bool streaming =
+        prepare_output(y, problem.N * problem.P * problem.Q * problem.y_stride * sizeof(T)) &&
+        (uintptr_t)y % FASTCNN_SIMD_BYTES == 0 && problem.y_stride * sizeof(T) % FASTCNN_SIMD_BYTES == 0;
     parallel_for(threads_for_bytes(threads, 2 * input), problem.N * problem.P, [&](int64_t task, int) {
       const int64_t n = task / problem.P, p = task % problem.P;
       const T* image = (const T*)x + n * problem.H * problem.W * problem.x_stride;

@@ -21,7 +21,8 @@ FASTCNN_INLINE Vec max_or_nan(Vec value, Vec acc) { return select(is_nan(value),
 // Reduces a window for U vectors of channels: row(r) is the first tap of row r, a tap is column_step elements
 // from the next.
 template <PoolMode kMode, int U, class Row>
-FASTCNN_INLINE void reduce(Row&& row, int64_t c, int64_t rows, int64_t columns, int64_t column_step, Vec (&acc)[U]) {
+FASTCNN_INLINE void reduce(Row&& row, int64_t c, int64_t rows, int64_t columns, int64_t column_step,
+                           Vec (&acc)[U]) {
 #pragma GCC unroll 4
   for (int u = 0; u < U; ++u) acc[u] = broadcast(kMode == PoolMode::max ? -__builtin_inff() : 0.0f);
   for (int64_t r = 0; r < rows; ++r) {

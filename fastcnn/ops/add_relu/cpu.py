@@ -55,4 +55,4 @@ def _prepare(problem: AddReluProblem) -> Runner:
     return run
 
 
-CANDIDATES = (Candidate("cpu", "add_relu", _supports, _prepare, dtypes=native_cpu.DTYPES),)
+CANDIDATES: tuple[Candidate, ...] = (Candidate("cpu", "add_relu", _supports, _prepare, dtypes=native_cpu.DTYPES),)

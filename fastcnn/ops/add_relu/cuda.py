@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Runner
+from fastcnn.dispatch import Candidate, Runner
 from fastcnn.ops import cuda_backend, layout
 from fastcnn.ops.add_relu.contract import AddReluProblem
 from fastcnn.ops.add_relu.cpu import native_problem
@@ -29,4 +29,4 @@ def _prepare(problem: AddReluProblem) -> Runner:
     return run
 
 
-CANDIDATES = (cuda_backend.candidate("add_relu", "add_relu", _prepare, REFERENCE[0], _supports),)
+CANDIDATES: tuple[Candidate, ...] = (cuda_backend.candidate("add_relu", "add_relu", _prepare, REFERENCE[0], _supports),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastcnn.dispatch import Candidate
 from fastcnn.ops import reference
 
 
@@ -13,4 +14,4 @@ def add_relu(input: Tensor, other: Tensor) -> Tensor:
     return torch.relu(input + other)
 
 
-CANDIDATES = (reference.candidate("add_relu", add_relu, lambda problem: ()),)
+CANDIDATES: tuple[Candidate, ...] = (reference.candidate("add_relu", add_relu, lambda problem: ()),)

@@ -52,4 +52,6 @@ def _prepare(problem: ConcatProblem) -> Runner:
     return run
 
 
-CANDIDATES = (Candidate("cpu", "copy_slice", _supports, _prepare, dtypes=("every dtype of PyTorch",)),)
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate("cpu", "copy_slice", _supports, _prepare, dtypes=("every dtype of PyTorch",)),
+)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastcnn.dispatch import Runner
+from fastcnn.dispatch import Candidate, Runner
 from fastcnn.ops import cuda_backend, layout
 from fastcnn.ops.concat.contract import ConcatProblem
 from fastcnn.ops.concat.cpu import native_problems
@@ -35,4 +35,6 @@ def _prepare(problem: ConcatProblem) -> Runner:
     return run
 
 
-CANDIDATES = (cuda_backend.candidate("concat", "copy_slice", _prepare, REFERENCE[0], _supports, copies=True),)
+CANDIDATES: tuple[Candidate, ...] = (
+    cuda_backend.candidate("concat", "copy_slice", _prepare, REFERENCE[0], _supports, copies=True),
+)

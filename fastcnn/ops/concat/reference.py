@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastcnn.dispatch import Candidate
 from fastcnn.ops import reference
 
 
@@ -13,4 +14,4 @@ def concat(*tensors: Tensor) -> Tensor:
     return torch.cat(tensors, dim=1)
 
 
-CANDIDATES = (reference.candidate("concat", concat, lambda problem: ()),)
+CANDIDATES: tuple[Candidate, ...] = (reference.candidate("concat", concat, lambda problem: ()),)

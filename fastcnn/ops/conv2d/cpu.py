@@ -69,6 +69,6 @@ def _candidate(algorithm: str) -> Candidate:
     return Candidate("cpu", algorithm, supports, prepare, dtypes=tuple(native.DTYPES.values()))
 
 
-CANDIDATES = tuple(
+CANDIDATES: tuple[Candidate, ...] = tuple(
     _candidate(name) for name in (native.extension.cpu.conv2d_algorithms() if native.extension is not None else ())
 )

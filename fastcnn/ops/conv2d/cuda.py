@@ -97,4 +97,4 @@ def _reason(struct: Any, problem: Conv2dProblem, kernel: str, tf32: bool) -> str
     return kernels.conv2d_plan_reason(struct, plan, device.capability, device.shared_memory_per_block)
 
 
-CANDIDATES = tuple(_candidate(name) for name in KERNELS)
+CANDIDATES: tuple[Candidate, ...] = tuple(_candidate(name) for name in KERNELS)

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcnn.dispatch import Candidate
 from fastcnn.ops import activations, reference
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 
@@ -29,4 +30,4 @@ def _params(problem: Conv2dProblem) -> tuple[Any, ...]:
     return problem.stride, problem.padding, problem.dilation, problem.groups, problem.activation
 
 
-CANDIDATES = (reference.candidate("conv2d", conv2d, _params),)
+CANDIDATES: tuple[Candidate, ...] = (reference.candidate("conv2d", conv2d, _params),)

@@ -57,4 +57,4 @@ def _prepare(problem: LinearProblem) -> Runner:
     return run
 
 
-CANDIDATES = (Candidate("cpu", "linear", _supports, _prepare, dtypes=native_cpu.DTYPES),)
+CANDIDATES: tuple[Candidate, ...] = (Candidate("cpu", "linear", _supports, _prepare, dtypes=native_cpu.DTYPES),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Runner
+from fastcnn.dispatch import Candidate, Runner
 from fastcnn.ops import cuda_backend
 from fastcnn.ops.conv2d.cuda import by_precision
 from fastcnn.ops.linear.contract import LinearProblem
@@ -34,4 +34,4 @@ def _prepare(problem: LinearProblem) -> Runner:
     return run
 
 
-CANDIDATES = (cuda_backend.candidate("linear", "linear", _prepare, REFERENCE[0], _supports),)
+CANDIDATES: tuple[Candidate, ...] = (cuda_backend.candidate("linear", "linear", _prepare, REFERENCE[0], _supports),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcnn.dispatch import Candidate
 from fastcnn.ops import activations, reference
 
 
@@ -13,4 +14,6 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str |
     return activations.apply(activation, F.linear(input, weight, bias))
 
 
-CANDIDATES = (reference.candidate("linear", linear, lambda problem: (problem.activation,), channels_last=False),)
+CANDIDATES: tuple[Candidate, ...] = (
+    reference.candidate("linear", linear, lambda problem: (problem.activation,), channels_last=False),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastcnn import native
+from fastcnn.dispatch import Candidate
 from fastcnn.ops import native_cpu
 from fastcnn.ops.lrn.contract import LrnProblem
 
@@ -24,4 +25,4 @@ def native_problem(problem: LrnProblem) -> Any:
     )
 
 
-CANDIDATES = native_cpu.unary_candidates("lrn", native_problem)
+CANDIDATES: tuple[Candidate, ...] = native_cpu.unary_candidates("lrn", native_problem)

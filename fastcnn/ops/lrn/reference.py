@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcnn.dispatch import Candidate
 from fastcnn.ops import reference
 from fastcnn.ops.lrn.contract import NAME, LrnProblem
 
@@ -24,4 +25,4 @@ def _params(problem: LrnProblem) -> tuple[Any, ...]:
     return problem.size, problem.alpha, problem.beta, problem.k
 
 
-CANDIDATES = (reference.candidate(NAME, local_response_norm, _params),)
+CANDIDATES: tuple[Candidate, ...] = (reference.candidate(NAME, local_response_norm, _params),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastcnn import native
+from fastcnn.dispatch import Candidate
 from fastcnn.ops import native_cpu
 from fastcnn.ops.pool.contract import AdaptiveAvgPool2dProblem, Pool2dProblem
 
@@ -29,5 +30,7 @@ def native_adaptive_avg_pool2d(p: AdaptiveAvgPool2dProblem) -> Any:
     return native.struct("AdaptiveAvgPool2dProblem", **{name: getattr(p, name) for name in names})
 
 
-POOL_CANDIDATES = native_cpu.unary_candidates("pool2d", native_pool2d)
-ADAPTIVE_CANDIDATES = native_cpu.unary_candidates("adaptive_avg_pool2d", native_adaptive_avg_pool2d)
+POOL_CANDIDATES: tuple[Candidate, ...] = native_cpu.unary_candidates("pool2d", native_pool2d)
+ADAPTIVE_CANDIDATES: tuple[Candidate, ...] = native_cpu.unary_candidates(
+    "adaptive_avg_pool2d", native_adaptive_avg_pool2d
+)

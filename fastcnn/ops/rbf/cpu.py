@@ -36,4 +36,6 @@ def _prepare(problem: RbfProblem) -> Runner:
     return run
 
 
-CANDIDATES = (Candidate("cpu", "rbf", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),)
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate("cpu", "rbf", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),
+)

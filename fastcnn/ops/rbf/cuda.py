@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Runner
+from fastcnn.dispatch import Candidate, Runner
 from fastcnn.ops import cuda_backend
 from fastcnn.ops.rbf.contract import RbfProblem
 from fastcnn.ops.rbf.cpu import native_problem
@@ -23,4 +23,4 @@ def _prepare(problem: RbfProblem) -> Runner:
     return run
 
 
-CANDIDATES = (cuda_backend.candidate("rbf", "rbf", _prepare, REFERENCE[0]),)
+CANDIDATES: tuple[Candidate, ...] = (cuda_backend.candidate("rbf", "rbf", _prepare, REFERENCE[0]),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastcnn.dispatch import Candidate
 from fastcnn.ops import reference
 
 
@@ -13,4 +14,4 @@ def rbf(input: Tensor, centers: Tensor) -> Tensor:
     return (difference * difference).sum(-1)
 
 
-CANDIDATES = (reference.candidate("rbf", rbf, lambda problem: ()),)
+CANDIDATES: tuple[Candidate, ...] = (reference.candidate("rbf", rbf, lambda problem: ()),)

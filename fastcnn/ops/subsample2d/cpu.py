@@ -32,4 +32,6 @@ def _prepare(problem: Subsample2dProblem) -> Runner:
     return run
 
 
-CANDIDATES = (Candidate("cpu", "subsample2d", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),)
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate("cpu", "subsample2d", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Runner
+from fastcnn.dispatch import Candidate, Runner
 from fastcnn.ops import cuda_backend, layout
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem
 from fastcnn.ops.subsample2d.cpu import native_problem
@@ -24,4 +24,4 @@ def _prepare(problem: Subsample2dProblem) -> Runner:
     return run
 
 
-CANDIDATES = (cuda_backend.candidate("subsample2d", "subsample2d", _prepare, REFERENCE[0]),)
+CANDIDATES: tuple[Candidate, ...] = (cuda_backend.candidate("subsample2d", "subsample2d", _prepare, REFERENCE[0]),)

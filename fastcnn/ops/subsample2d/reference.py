@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastcnn.dispatch import Candidate
 from fastcnn.ops import activations, reference
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem, block_sum
 
@@ -20,4 +21,4 @@ def _params(problem: Subsample2dProblem) -> tuple[Any, ...]:
     return problem.kernel_size, problem.activation
 
 
-CANDIDATES = (reference.candidate("subsample2d", subsample2d, _params),)
+CANDIDATES: tuple[Candidate, ...] = (reference.candidate("subsample2d", subsample2d, _params),)
