@@ -108,6 +108,11 @@ class Estimate:
         )
 
 
+def fits_precision(config: Config, precision: str) -> bool:
+    """False for tiles that spill under tf32x3, which keeps both halves of the operands in registers."""
+    return precision != "tf32x3" or config.block_m * config.block_n <= 8192
+
+
 def peak_flops(target: Target, dtype: torch.dtype, precision: str) -> float:
     if dtype != torch.float32:
         return target.half_flops

@@ -12,10 +12,31 @@ from fastcnn.ops.triton_common import activate, dot, jit, tl
 
 @jit
 def epilogue(
-    acc, bias_ptr, residual_row, y_row, k, K, mask,
+    acc, bias_ptr, residual_row, y_row, k0, K, row_mask,
     ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
-    """y = act(acc + bias + residual), at rows of pointers and channels k."""
+    """y = act(acc + bias + residual), at rows of pointers and channels k0, k0 + 1, ...
+
+    A large tile goes out in halves: a residual tile beside the whole accumulator spills registers.
+    """
+    BLOCK_M: tl.constexpr = acc.shape[0]
+    BLOCK_N: tl.constexpr = acc.shape[1]
+    if HAS_RESIDUAL and BLOCK_M * BLOCK_N >= 128 * 128:
+        left, right = acc.reshape(BLOCK_M, 2, BLOCK_N // 2).permute(0, 2, 1).split()
+        store_tile(left, bias_ptr, residual_row, y_row, k0, K, row_mask, ACTIVATION, HAS_BIAS, HAS_RESIDUAL)
+        k0 += BLOCK_N // 2
+        store_tile(right, bias_ptr, residual_row, y_row, k0, K, row_mask, ACTIVATION, HAS_BIAS, HAS_RESIDUAL)
+    else:
+        store_tile(acc, bias_ptr, residual_row, y_row, k0, K, row_mask, ACTIVATION, HAS_BIAS, HAS_RESIDUAL)
+
+
+@jit
+def store_tile(
+    acc, bias_ptr, residual_row, y_row, k0, K, row_mask,
+    ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+):  # fmt: skip
+    k = k0 + tl.arange(0, acc.shape[1])
+    mask = row_mask[:, None] & (k < K)[None, :]
     if HAS_BIAS:
         acc += tl.load(bias_ptr + k, mask=k < K, other=0.0)[None, :]
     if HAS_RESIDUAL:
@@ -66,7 +87,8 @@ def conv2d_kernel(
     tiles_k = tl.cdiv(K, BLOCK_N)
     pid = tl.program_id(0)
     m = pid // tiles_k * BLOCK_M + tl.arange(0, BLOCK_M)
-    k = pid % tiles_k * BLOCK_N + tl.arange(0, BLOCK_N)
+    k0 = pid % tiles_k * BLOCK_N
+    k = k0 + tl.arange(0, BLOCK_N)
     group = tl.program_id(1)
     split = tl.program_id(2)
     row_mask = m < M
@@ -109,15 +131,15 @@ def conv2d_kernel(
                 H, W, C, x_stride, tap * w_tap_stride, DILATION_H, DILATION_W, WIDE_TAPS, BOUNDED,
             )  # fmt: skip
             acc = dot(a, b, acc, PRECISION)
-    mask = row_mask[:, None] & k_mask[None, :]
     if SPLITS > 1:
+        mask = row_mask[:, None] & k_mask[None, :]
         width = tl.num_programs(1) * K
         slot = y_ptr + (split * M + m.to(tl.int64)) * width + group * K
         tl.store(slot[:, None] + k[None, :], acc, mask=mask)
     else:
         epilogue(
             acc, bias_ptr + group * K, (residual_ptr + group * K + m * residual_stride)[:, None],
-            (y_ptr + group * K + m * y_stride)[:, None], k, K, mask, ACTIVATION, HAS_BIAS, HAS_RESIDUAL,
+            (y_ptr + group * K + m * y_stride)[:, None], k0, K, row_mask, ACTIVATION, HAS_BIAS, HAS_RESIDUAL,
         )  # fmt: skip
 
 
@@ -129,8 +151,10 @@ def reduce_splits_kernel(
 ):  # fmt: skip
     """Adds the splits in their order, so that results do not change from run to run, then the epilogue."""
     m = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    k = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask = (m < M)[:, None] & (k < K)[None, :]
+    k0 = tl.program_id(1) * BLOCK_C
+    k = k0 + tl.arange(0, BLOCK_C)
+    row_mask = m < M
+    mask = row_mask[:, None] & (k < K)[None, :]
     if INT64:
         m = m.to(tl.int64)
     acc = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
@@ -138,7 +162,7 @@ def reduce_splits_kernel(
         row = (split * M + m.to(tl.int64)) * K
         acc += tl.load(partial_ptr + row[:, None] + k[None, :], mask=mask, other=0.0)
     epilogue(
-        acc, bias_ptr, (residual_ptr + m * residual_stride)[:, None], (y_ptr + m * y_stride)[:, None], k, K, mask,
+        acc, bias_ptr, (residual_ptr + m * residual_stride)[:, None], (y_ptr + m * y_stride)[:, None], k0, K, row_mask,
         ACTIVATION, HAS_BIAS, HAS_RESIDUAL,
     )  # fmt: skip
 
@@ -213,10 +237,8 @@ def descriptor_tile(
     m = (n * P + p) * Q + q
     if INT64:
         m = m.to(tl.int64)
-    k = k0 + tl.arange(0, BLOCK_N)
-    mask = row_mask[:, None] & (k < K)[None, :]
     epilogue(
-        acc, bias_ptr, (residual_ptr + m * residual_stride)[:, None], (y_ptr + m * y_stride)[:, None], k, K, mask,
+        acc, bias_ptr, (residual_ptr + m * residual_stride)[:, None], (y_ptr + m * y_stride)[:, None], k0, K, row_mask,
         ACTIVATION, HAS_BIAS, HAS_RESIDUAL,
     )  # fmt: skip
 
@@ -277,7 +299,8 @@ def max_pool_conv1x1_kernel(
     tiles_k = tl.cdiv(K, BLOCK_N)
     pid = tl.program_id(0)
     m = pid // tiles_k * BLOCK_M + tl.arange(0, BLOCK_M)
-    k = pid % tiles_k * BLOCK_N + tl.arange(0, BLOCK_N)
+    k0 = pid % tiles_k * BLOCK_N
+    k = k0 + tl.arange(0, BLOCK_N)
     row_mask = m < M
     k_mask = k < K
     h0 = m // W % H
@@ -289,7 +312,7 @@ def max_pool_conv1x1_kernel(
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for c0 in range(0, C, BLOCK_K):
         c = c0 + lane
-        best = tl.full((BLOCK_M, BLOCK_K), float("-inf"), x_ptr.dtype.element_ty)
+        best = tl.full((BLOCK_M, BLOCK_K), float("-inf"), tl.float32)
         for r in tl.static_range(WINDOW):
             for s in tl.static_range(WINDOW):
                 h = h0 + (r - WINDOW // 2)
@@ -300,13 +323,11 @@ def max_pool_conv1x1_kernel(
                     x_ptr + (pixel * x_stride)[:, None] + c[None, :],
                     mask=inside[:, None] & (c < C)[None, :],
                     other=float("-inf"),
-                )
+                ).to(tl.float32)
                 best = tl.where((a > best) | (a != a), a, best)
         # Rows and channels outside pooled nothing and are -inf, which times a zero weight is NaN.
         best = tl.where(row_mask[:, None] & (c < C)[None, :], best, 0.0)
         b = tl.load(w_row[None, :] + c[:, None], mask=k_mask[None, :] & (c < C)[:, None], other=0.0)
         acc = dot(best.to(x_ptr.dtype.element_ty), b, acc, PRECISION)
-    mask = row_mask[:, None] & k_mask[None, :]
-    epilogue(
-        acc, bias_ptr, x_ptr + m[:, None], (y_ptr + m * y_stride)[:, None], k, K, mask, ACTIVATION, HAS_BIAS, False
-    )
+    y_row = (y_ptr + m * y_stride)[:, None]
+    epilogue(acc, bias_ptr, y_row, y_row, k0, K, row_mask, ACTIVATION, HAS_BIAS, False)

@@ -98,8 +98,8 @@ def candidates(p: Conv2dProblem, target: Target, gemm: Gemm) -> list[Config]:
     """Every configuration that can run this problem on this target."""
     found = []
     for config in cost.configs("conv2d"):
-        if config.block_k(p.dtype) < 16 or (gemm.precision == "tf32x3" and config.block_m * config.block_n > 8192):
-            continue  # three products keep both halves of the operands in registers: large tiles spill
+        if not cost.fits_precision(config, gemm.precision):
+            continue
         if config.descriptor:
             if target.arch >= 90 and descriptor_reason(p, config) is None:
                 found.append(config)
