@@ -42,10 +42,17 @@ def reason_against(kernel: str, problem: Any, dtypes: Iterable[Any] = DTYPES) ->
     return None
 
 
+def output_stride(problem: Any) -> int:
+    """The output's pixel stride, of a problem that `reason_against` let through."""
+    if problem.y_stride is None:
+        raise ValueError(f"{problem.summary()}: out is not a channels_last tensor or channel slice")
+    return problem.y_stride
+
+
 def tf32_allowed(kind: str) -> bool:
     """Whether PyTorch may round float32 operands of a "conv" or "matmul" to TF32."""
-    backend = torch.backends.cudnn if kind == "conv" else torch.backends.cuda.matmul
-    settings = getattr(torch.backends.cudnn, "conv", None) if kind == "conv" else backend
+    backend: Any = torch.backends.cudnn if kind == "conv" else torch.backends.cuda.matmul
+    settings: Any = getattr(backend, "conv", backend)
     if hasattr(settings, "fp32_precision"):
         return settings.fp32_precision == "tf32"
     return backend.allow_tf32  # before torch 2.9

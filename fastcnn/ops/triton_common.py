@@ -146,7 +146,7 @@ def target_of(device: torch.device | str) -> Target:
         arch=arch,
         sms=properties.multi_processor_count,
         shared_per_sm=properties.shared_memory_per_multiprocessor,
-        shared_per_block=properties.shared_memory_per_block_optin,
+        shared_per_block=getattr(properties, "shared_memory_per_block_optin", TARGETS[nearest].shared_per_block),
     )
 
 
@@ -228,11 +228,9 @@ class Launch:
         compiled = self._compiled.get((device, bits & 15 == 0))
         if compiled is None:
             compiled = self._compiled[device, bits & 15 == 0] = self._load(tensors[0].device, bits & 15 == 0)
-        args = tensors
-        if self._descriptors:
-            args = list(tensors)
-            for i, descriptor in self._descriptors:
-                args[i] = descriptor.bind(tensors[i])
+        args: list[Any] = list(tensors)
+        for i, descriptor in self._descriptors:
+            args[i] = descriptor.bind(tensors[i])
         stream = torch._C._cuda_getCurrentRawStream(device)
         compiled.run(
             *self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *args, *self._tail

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastcnn.ops import triton_common as common
 from fastcnn.ops.add_relu.contract import AddReluProblem
+from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import jit, relu, tl
 
 
@@ -49,9 +50,9 @@ def add_relu(p: AddReluProblem) -> common.Launch:
     return common.Launch(
         add_relu_kernel,
         [p.dtype] * 3,
-        {"pixels": N * H * W, "C": C, "a_stride": p.a_stride, "b_stride": p.b_stride, "y_stride": p.y_stride},
+        {"pixels": N * H * W, "C": C, "a_stride": p.a_stride, "b_stride": p.b_stride, "y_stride": output_stride(p)},
         {
-            "INT64": common.needs_int64(N * H * W * max(p.a_stride, p.b_stride, p.y_stride)),
+            "INT64": common.needs_int64(N * H * W * max(p.a_stride, p.b_stride, output_stride(p))),
             "BLOCK_P": tile.pixels,
             "BLOCK_C": tile.channels,
         },

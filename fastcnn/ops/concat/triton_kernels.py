@@ -6,6 +6,7 @@ import torch
 
 from fastcnn.ops import triton_common as common
 from fastcnn.ops.concat.contract import ConcatProblem
+from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import jit, tl
 
 # A copy needs no arithmetic: elements travel as integers of their size, so every dtype has the same kernels.
@@ -33,9 +34,9 @@ def copy_slice(p: ConcatProblem, C: int, x_stride: int) -> common.Launch:
     return common.Launch(
         copy_slice_kernel,
         [INTEGERS[p.dtype.itemsize]] * 2,
-        {"pixels": pixels, "C": C, "x_stride": x_stride, "y_stride": p.y_stride},
+        {"pixels": pixels, "C": C, "x_stride": x_stride, "y_stride": output_stride(p)},
         {
-            "INT64": common.needs_int64(pixels * max(x_stride, p.y_stride)),
+            "INT64": common.needs_int64(pixels * max(x_stride, output_stride(p))),
             "BLOCK_P": tile.pixels,
             "BLOCK_C": tile.channels,
         },

@@ -12,6 +12,7 @@ from fastcnn.ops import triton_cost as cost
 from fastcnn.ops.conv2d import triton_kernels as kernels
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 from fastcnn.ops.conv2d.triton_launch import gemm_of, pack_weight, tap_stride
+from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import Launch, Target, ceil_div
 from fastcnn.ops.triton_cost import Config
 
@@ -55,7 +56,7 @@ class MergedConv1x1:
         p = problems[0]
         if not 1 <= len(problems) <= MOST_DESTINATIONS:
             raise ValueError(f"MergedConv1x1: {len(problems)} convolutions; 1 to {MOST_DESTINATIONS} are allowed")
-        activations = {q.activation for q in problems} - {None}
+        activations = {q.activation for q in problems if q.activation is not None}
         for q in problems:
             if (q.R, q.S, q.stride, q.groups, any(q.padding), q.has_residual) != (1, 1, (1, 1), 1, False, False):
                 raise ValueError(f"MergedConv1x1: {q.summary()} is not a plain 1x1 convolution of stride 1")
@@ -83,7 +84,7 @@ class MergedConv1x1:
                 "C": p.C,
                 "x_stride": p.x_stride,
                 "w_stride": tap_stride(p.C, p.dtype),
-                **{f"stride{d}": q.y_stride for d, q in enumerate(padded)},
+                **{f"stride{d}": output_stride(q) for d, q in enumerate(padded)},
                 **{f"K{d}": q.K for d, q in enumerate(padded)},
                 **{f"tile{d}": first[d] for d in range(1, MOST_DESTINATIONS)},
                 "tiles_k": none,
@@ -93,7 +94,7 @@ class MergedConv1x1:
                 "ACTIVATION": next((q.activation for q in self.problems if q.activation), None),
                 "PRECISION": self.gemm.precision,
                 "INT64": common.needs_int64(
-                    self.gemm.M * p.x_stride, *[self.gemm.M * (q.y_stride or 0) for q in self.problems]
+                    self.gemm.M * p.x_stride, *[self.gemm.M * (output_stride(q)) for q in self.problems]
                 ),
                 "BLOCK_M": config.block_m,
                 "BLOCK_N": config.block_n,
@@ -162,7 +163,7 @@ class MaxPoolConv1x1:
                 "C": p.C,
                 "K": p.K,
                 "x_stride": p.x_stride,
-                "y_stride": p.y_stride,
+                "y_stride": output_stride(p),
                 "w_stride": tap_stride(p.C, p.dtype),
             },
             {
@@ -170,7 +171,7 @@ class MaxPoolConv1x1:
                 "ACTIVATION": p.activation,
                 "HAS_BIAS": p.has_bias,
                 "PRECISION": self.gemm.precision,
-                "INT64": common.needs_int64(self.gemm.M * p.x_stride, self.gemm.M * (p.y_stride or 0)),
+                "INT64": common.needs_int64(self.gemm.M * p.x_stride, self.gemm.M * (output_stride(p))),
                 "BLOCK_M": config.block_m,
                 "BLOCK_N": config.block_n,
                 "BLOCK_K": config.block_k(p.dtype),

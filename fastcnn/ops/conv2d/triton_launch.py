@@ -10,6 +10,7 @@ from fastcnn.ops import triton_common as common
 from fastcnn.ops import triton_cost as cost
 from fastcnn.ops.conv2d import triton_kernels as kernels
 from fastcnn.ops.conv2d.contract import Conv2dProblem
+from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import Descriptor, Launch, RowTile, Target, ceil_div
 from fastcnn.ops.triton_cost import Config, Gemm
 
@@ -162,7 +163,7 @@ class Conv2d:
         p = self.problem
         outputs = p.N * p.P * p.Q
         return common.needs_int64(
-            p.N * p.H * p.W * p.x_stride, outputs * p.y_stride, outputs * p.residual_stride, p.K * p.R * p.S * p.C
+            p.N * p.H * p.W * p.x_stride, outputs * output_stride(p), outputs * p.residual_stride, p.K * p.R * p.S * p.C
         )
 
     def _pointer_launch(self) -> Launch:
@@ -183,7 +184,7 @@ class Conv2d:
                 "P": p.P,
                 "Q": p.Q,
                 "x_stride": 1 if self.wide else p.x_stride,
-                "y_stride": p.y_stride,
+                "y_stride": output_stride(p),
                 "residual_stride": p.residual_stride,
                 "w_tap_stride": tap_stride(gemm.C, p.dtype),
                 "steps": ceil_div(gemm.steps(config), config.splits),
@@ -228,7 +229,7 @@ class Conv2d:
         return Launch(
             kernels.reduce_splits_kernel,
             [torch.float32, torch.float32, p.dtype, p.dtype],
-            {"M": m, "K": p.K, "y_stride": p.y_stride, "residual_stride": p.residual_stride},
+            {"M": m, "K": p.K, "y_stride": output_stride(p), "residual_stride": p.residual_stride},
             {
                 "SPLITS": self.config.splits,
                 "ACTIVATION": p.activation,
@@ -271,7 +272,7 @@ class Conv2d:
                 "K": p.K,
                 "P": p.P,
                 "Q": p.Q,
-                "y_stride": p.y_stride,
+                "y_stride": output_stride(p),
                 "residual_stride": p.residual_stride,
                 "tiles": tiles,
             },

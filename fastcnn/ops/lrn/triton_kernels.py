@@ -9,6 +9,7 @@ from __future__ import annotations
 from fastcnn.ops import triton_common as common
 from fastcnn.ops.lrn.contract import LrnProblem
 from fastcnn.ops.pool.contract import Pool2dProblem
+from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import jit, tl
 
 
@@ -84,14 +85,14 @@ def lrn(p: LrnProblem) -> common.Launch:
             "pixels": pixels,
             "C": p.C,
             "x_stride": p.x_stride,
-            "y_stride": p.y_stride,
+            "y_stride": output_stride(p),
             "scale": float(p.alpha) / p.size,
             "k": float(p.k),
         },
         {
             "SIZE": p.size,
             "BETA": float(p.beta),
-            "INT64": common.needs_int64(pixels * max(p.x_stride, p.y_stride)),
+            "INT64": common.needs_int64(pixels * max(p.x_stride, output_stride(p))),
             "BLOCK_P": tile.pixels,
             "BLOCK_C": tile.channels,
         },
@@ -114,7 +115,7 @@ def lrn_max_pool2d(p: LrnProblem, o: Pool2dProblem) -> common.Launch:
             "P": o.P,
             "Q": o.Q,
             "x_stride": p.x_stride,
-            "y_stride": o.y_stride,
+            "y_stride": output_stride(o),
             "scale": float(p.alpha) / p.size,
             "k": float(p.k),
         },
@@ -129,7 +130,7 @@ def lrn_max_pool2d(p: LrnProblem, o: Pool2dProblem) -> common.Launch:
             "PAD_W": o.padding[1],
             "DILATION_H": o.dilation[0],
             "DILATION_W": o.dilation[1],
-            "INT64": common.needs_int64(o.N * o.H * o.W * p.x_stride, rows * o.y_stride),
+            "INT64": common.needs_int64(o.N * o.H * o.W * p.x_stride, rows * output_stride(o)),
             "BLOCK_P": tile.pixels,
             "BLOCK_C": tile.channels,
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastcnn.ops import triton_common as common
 from fastcnn.ops.pool.contract import AdaptiveAvgPool2dProblem, Pool2dProblem
+from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import jit, tl
 
 
@@ -103,7 +104,7 @@ def pool2d(p: Pool2dProblem) -> common.Launch:
             "P": p.P,
             "Q": p.Q,
             "x_stride": p.x_stride,
-            "y_stride": p.y_stride,
+            "y_stride": output_stride(p),
         },
         {
             "KERNEL_H": p.kernel_size[0],
@@ -117,7 +118,7 @@ def pool2d(p: Pool2dProblem) -> common.Launch:
             "MAX": p.mode == "max",
             "COUNT_INCLUDE_PAD": p.count_include_pad,
             "DIVISOR": p.divisor_override or 0,
-            "INT64": common.needs_int64(p.N * p.H * p.W * p.x_stride, rows * p.y_stride),
+            "INT64": common.needs_int64(p.N * p.H * p.W * p.x_stride, rows * output_stride(p)),
             "BLOCK_P": tile.pixels,
             "BLOCK_C": tile.channels,
         },
@@ -132,9 +133,9 @@ def adaptive_avg_pool2d(p: AdaptiveAvgPool2dProblem) -> common.Launch:
     return common.Launch(
         adaptive_avg_pool2d_kernel,
         [p.dtype] * 2,
-        {"H": p.H, "W": p.W, "C": p.C, "P": p.P, "Q": p.Q, "x_stride": p.x_stride, "y_stride": p.y_stride},
+        {"H": p.H, "W": p.W, "C": p.C, "P": p.P, "Q": p.Q, "x_stride": p.x_stride, "y_stride": output_stride(p)},
         {
-            "INT64": common.needs_int64(p.N * p.H * p.W * p.x_stride, p.N * p.P * p.Q * p.y_stride),
+            "INT64": common.needs_int64(p.N * p.H * p.W * p.x_stride, p.N * p.P * p.Q * output_stride(p)),
             "BLOCK_P": min(16, common.next_power_of_2(window)),
             "BLOCK_C": channels,
         },

@@ -6,6 +6,7 @@ import torch
 
 from fastcnn.ops import triton_common as common
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem
+from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import activate, jit, tl
 
 
@@ -51,12 +52,12 @@ def subsample2d(p: Subsample2dProblem) -> common.Launch:
             "P": p.P,
             "Q": p.Q,
             "x_stride": p.x_stride,
-            "y_stride": p.y_stride,
+            "y_stride": output_stride(p),
         },
         {
             "KERNEL": p.kernel_size,
             "ACTIVATION": p.activation,
-            "INT64": common.needs_int64(p.N * p.H * p.W * p.x_stride, rows * p.y_stride),
+            "INT64": common.needs_int64(p.N * p.H * p.W * p.x_stride, rows * output_stride(p)),
             "BLOCK_P": tile.pixels,
             "BLOCK_C": tile.channels,
         },
