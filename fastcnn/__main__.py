@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json as json_module
 import platform
 import sys
@@ -118,9 +119,15 @@ def classify(
 @app.command()
 def kernels(
     json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the Triton kernels, without a GPU.")] = False,
+    every: Annotated[bool, typer.Option("--every", help="With --compile: every configuration.")] = False,
+    only: Annotated[str, typer.Option("--only", help="With --compile: kernels whose name has this text.")] = "",
+    arch: Annotated[list[int] | None, typer.Option("--arch", help="With --compile: 80, 90, 100 or 120.")] = None,
 ) -> None:
     """Every kernel: operator, backend, name, dtypes, architectures, how it was verified."""
-    if json:
+    if compile:
+        _print_compile_table(arch or [80, 90, 100], every, only)
+    elif json:
         print(json_module.dumps(list_kernels(), indent=2))
     else:
         _print_kernels()
@@ -181,6 +188,23 @@ def _reported() -> Iterator[None]:
     except (ValueError, AssertionError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _print_compile_table(archs: list[int], every: bool, only: str) -> None:
+    """What the compiler made of each Triton kernel: registers, shared memory, instructions, occupancy."""
+    if importlib.util.find_spec("triton") is None:
+        console.print("kernels --compile: triton is not installed")
+        raise typer.Exit(1)
+    from fastcnn.ops import triton_compile
+
+    rows = triton_compile.compile_table(archs, every=every, only=only)
+    table = Table(*triton_compile.COLUMNS, title="Triton kernels, compiled, not run", title_justify="left")
+    for row in triton_compile.table_rows(rows):
+        table.add_row(*row)
+    console.print(table)
+    failed = sum(row.facts is None for row in rows)
+    spilled = sum(row.facts is not None and row.facts.stack_bytes > 0 for row in rows)
+    console.print(f"{len(rows)} kernels, {failed} did not compile, {spilled} spill registers")
 
 
 def list_kernels() -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ class Candidate:
 
     supports: the reason, in words, why the kernel cannot or should not take the problem; None if it takes it.
     prepare: the callable that runs the problem on its tensors; called once a problem.
+    note: what `explain` adds about the kernel as it would run the problem: its configuration, an estimate.
     """
 
     backend: str
@@ -35,6 +36,7 @@ class Candidate:
     prepare: Callable[[Any], Runner]
     dtypes: tuple[str, ...] = ("float32",)
     architectures: tuple[str, ...] = ()
+    note: Callable[[Any], str] | None = None
 
 
 class Unsupported(ValueError):
@@ -110,6 +112,8 @@ class Explanation:
                 for candidate, reason in choice.reasons:
                     taken = candidate is choice.taken
                     why = "taken" if taken else reason or "applies, but a candidate above it was taken"
+                    if candidate.note is not None and reason is None:
+                        why += f"; {candidate.note(choice.problem)}"
                     table.add_row("->" if taken else "", candidate.backend, candidate.name, why)
                 console.print(table)
         return capture.get().rstrip()

@@ -63,8 +63,9 @@ def candidate(
     name: str,
     prepare: Callable[[Any], Runner],
     supports: Callable[[Any], str | None] = lambda problem: None,
+    note: Callable[[Any], str] | None = None,
 ) -> Candidate:
-    """A Triton candidate; `supports` adds what this kernel needs beyond what all need."""
+    """A Triton candidate; `supports` adds what this kernel needs beyond what all need, `note` what to explain."""
     kernel = f"{op}.triton.{name}"
     return Candidate(
         "triton",
@@ -73,6 +74,7 @@ def candidate(
         prepare,
         dtypes=tuple(DTYPES.values()),
         architectures=ARCHITECTURES,
+        note=note,
     )
 
 

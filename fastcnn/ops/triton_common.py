@@ -214,9 +214,8 @@ class Launch:
 
     def __call__(self, *tensors: torch.Tensor) -> None:
         if INTERPRETING:
-            args = [t.bind(x) if isinstance(t, Descriptor) else x for t, x in zip(self.tensors, tensors, strict=True)]
             if math.prod(self.grid):
-                self.kernel[self.grid](*args, *self._tail)
+                self.kernel[self.grid](*self._bound(tensors), *self._tail)
             return
         device = tensors[0].device.index
         if device != torch.cuda.current_device():
@@ -228,13 +227,20 @@ class Launch:
         compiled = self._compiled.get((device, bits & 15 == 0))
         if compiled is None:
             compiled = self._compiled[device, bits & 15 == 0] = self._load(tensors[0].device, bits & 15 == 0)
+        stream = torch._C._cuda_getCurrentRawStream(device)
+        compiled.run(
+            *self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None,
+            *self._bound(tensors), *self._tail,
+        )  # fmt: skip
+
+    def _bound(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
+        """The tensors, as descriptors where the kernel takes those."""
+        if not self._descriptors:
+            return tensors
         args: list[Any] = list(tensors)
         for i, descriptor in self._descriptors:
             args[i] = descriptor.bind(tensors[i])
-        stream = torch._C._cuda_getCurrentRawStream(device)
-        compiled.run(
-            *self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None, *args, *self._tail
-        )
+        return args
 
     def _load(self, device: torch.device, aligned: bool) -> Any:
         major, minor = torch.cuda.get_device_capability(device)

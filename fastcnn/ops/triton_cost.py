@@ -26,7 +26,11 @@ SHARED_BYTES_PER_SECOND = 128 * 1.7e9  # one SM's shared memory
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A tile and how it is run. block_k is counted in bytes, so that one list serves all dtypes."""
+    """A tile and how it is run. block_k is counted in bytes, so that one list serves all dtypes.
+
+    strict: whether tf32x3 may use it. That precision keeps both halves of the operands in registers, and spills
+    in large tiles.
+    """
 
     block_m: int
     block_n: int
@@ -36,6 +40,7 @@ class Config:
     splits: int = 1
     descriptor: bool = False
     persistent: bool = False
+    strict: bool = True
 
     def block_k(self, dtype: torch.dtype) -> int:
         return self.block_k_bytes // dtype.itemsize
@@ -109,8 +114,7 @@ class Estimate:
 
 
 def fits_precision(config: Config, precision: str) -> bool:
-    """False for tiles that spill under tf32x3, which keeps both halves of the operands in registers."""
-    return precision != "tf32x3" or config.block_m * config.block_n <= 8192
+    return config.strict or precision != "tf32x3"
 
 
 def peak_flops(target: Target, dtype: torch.dtype, precision: str) -> float:

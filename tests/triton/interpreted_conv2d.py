@@ -87,6 +87,12 @@ def test_descriptors(case, config, dtype):
     run(dtype, config, *CASES[case], residual=case == "1x1", y_slice=(8, 8), x_slice=(8, 8))
 
 
+@pytest.mark.parametrize("case", ["3x3", "1x1 stride 2"])
+def test_descriptors_give_way_to_unaligned_tensors(case):
+    """A slice that begins off a multiple of 16 bytes has no descriptor: the same weights serve pointers."""
+    run(torch.float16, BOXES, *CASES[case], x_slice=(1, 7))
+
+
 @pytest.mark.parametrize("config", [POINTER, SPLIT, BOXES], ids=["pointer", "split", "boxes"])
 @pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "tanh", "scaled_tanh"])
 @pytest.mark.parametrize("bias", [False, True])

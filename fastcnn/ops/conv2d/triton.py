@@ -34,4 +34,13 @@ def _prepare(problem: Conv2dProblem) -> Runner:
     return run
 
 
-CANDIDATES = (triton_backend.candidate("conv2d", "implicit_gemm", _prepare),)
+def note(problem: Conv2dProblem) -> str:
+    """The chosen configuration and its static estimate, for `explain`."""
+    from fastcnn.ops.conv2d.triton_launch import Conv2d
+    from fastcnn.ops.triton_common import target_of
+
+    tf32 = triton_backend.tf32_allowed("conv")
+    return str(Conv2d(problem, target_of(problem.device), allow_tf32=tf32))
+
+
+CANDIDATES = (triton_backend.candidate("conv2d", "implicit_gemm", _prepare, note=note),)

@@ -94,7 +94,7 @@ class MergedConv1x1:
                 "ACTIVATION": next((q.activation for q in self.problems if q.activation), None),
                 "PRECISION": self.gemm.precision,
                 "INT64": common.needs_int64(
-                    self.gemm.M * p.x_stride, *[self.gemm.M * (output_stride(q)) for q in self.problems]
+                    self.gemm.M * p.x_stride, *[self.gemm.M * output_stride(q) for q in self.problems]
                 ),
                 "BLOCK_M": config.block_m,
                 "BLOCK_N": config.block_n,
@@ -171,7 +171,7 @@ class MaxPoolConv1x1:
                 "ACTIVATION": p.activation,
                 "HAS_BIAS": p.has_bias,
                 "PRECISION": self.gemm.precision,
-                "INT64": common.needs_int64(self.gemm.M * p.x_stride, self.gemm.M * (output_stride(p))),
+                "INT64": common.needs_int64(self.gemm.M * p.x_stride, self.gemm.M * output_stride(p)),
                 "BLOCK_M": config.block_m,
                 "BLOCK_N": config.block_n,
                 "BLOCK_K": config.block_k(p.dtype),

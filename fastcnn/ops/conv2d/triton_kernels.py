@@ -17,11 +17,11 @@ def epilogue(
 ):  # fmt: skip
     """y = act(acc + bias + residual), at rows of pointers and channels k0, k0 + 1, ...
 
-    A large tile goes out in halves: a residual tile beside the whole accumulator spills registers.
+    A large tile goes out in halves: a residual or output tile beside the whole accumulator spills registers.
     """
     BLOCK_M: tl.constexpr = acc.shape[0]
     BLOCK_N: tl.constexpr = acc.shape[1]
-    if HAS_RESIDUAL and BLOCK_M * BLOCK_N >= 128 * 128:
+    if BLOCK_M * BLOCK_N >= 128 * 128:
         left, right = acc.reshape(BLOCK_M, 2, BLOCK_N // 2).permute(0, 2, 1).split()
         store_tile(left, bias_ptr, residual_row, y_row, k0, K, row_mask, ACTIVATION, HAS_BIAS, HAS_RESIDUAL)
         k0 += BLOCK_N // 2

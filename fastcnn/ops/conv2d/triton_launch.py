@@ -73,6 +73,8 @@ def descriptor_reason(p: Conv2dProblem, config: Config) -> str | None:
     if p.stride[0] == 2 and p.C % config.block_k(p.dtype):
         # A ragged last block would run into the next column's channels.
         return "stride 2 with channels not a multiple of the block"
+    if wide_taps(p):
+        return "few input channels, taken a filter row at a time"
     if min(p.N, p.H, p.W, p.C, p.K) == 0:
         return "empty tensor"
     return None
@@ -140,7 +142,8 @@ class Conv2d:
         self.target = target
         self.gemm = gemm_of(p, allow_tf32)
         self.config = config or choose(p, target, allow_tf32)
-        self.wide = wide_taps(p) and not self.config.descriptor
+        self.wide = wide_taps(p)
+        self._unaligned: Conv2d | None = None
         if self.config.descriptor:
             self.launches = [self._descriptor_launch()]
         else:
@@ -157,6 +160,9 @@ class Conv2d:
 
     def estimate(self) -> cost.Estimate:
         return cost.estimate(self.target, self.gemm, self.config)
+
+    def __str__(self) -> str:
+        return f"{self.config} on {self.target.name}: {self.estimate()}"
 
     @property
     def _needs_int64(self) -> bool:
@@ -302,6 +308,15 @@ class Conv2d:
             num_stages=config.num_stages,
         )
 
+    def _pointers(self) -> Conv2d:
+        """The same problem without descriptors, for tensors that do not begin at a multiple of 16 bytes."""
+        if self._unaligned is None:
+            tf32 = self.gemm.precision == "tf32"
+            plain = [c for c in candidates(self.problem, self.target, self.gemm) if not c.descriptor]
+            config = cost.choose(self.target, self.gemm, plain)
+            self._unaligned = Conv2d(self.problem, self.target, allow_tf32=tf32, config=config)
+        return self._unaligned
+
     def __call__(
         self,
         x: torch.Tensor,
@@ -310,6 +325,8 @@ class Conv2d:
         residual: torch.Tensor | None,
         y: torch.Tensor,
     ) -> None:
+        if self.config.descriptor and (x.data_ptr() | weight.data_ptr()) % 16:
+            return self._pointers()(x, weight, bias, residual, y)
         # Absent pointers are never read; the kernel still has the parameter.
         bias = y if bias is None else bias
         residual = y if residual is None else residual

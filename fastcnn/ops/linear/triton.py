@@ -51,4 +51,12 @@ def _prepare(problem: LinearProblem) -> Runner:
     return run
 
 
-CANDIDATES = (triton_backend.candidate("linear", "implicit_gemm", _prepare, _supports),)
+def _note(problem: LinearProblem) -> str:
+    from fastcnn.ops.conv2d.triton_launch import Conv2d
+    from fastcnn.ops.triton_common import target_of
+
+    tf32 = triton_backend.tf32_allowed("matmul")
+    return str(Conv2d(as_conv2d(problem), target_of(problem.device), allow_tf32=tf32))
+
+
+CANDIDATES = (triton_backend.candidate("linear", "implicit_gemm", _prepare, _supports, _note),)
