@@ -21,8 +21,13 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 INTERPRETING = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def reason_against(kernel: str, problem: Any, dtypes: Iterable[Any] = DTYPES) -> str | None:
-    """Why the Triton kernel "<op>.triton.<name>" cannot or should not take the problem; None if it may."""
+def reason_against(
+    kernel: str, problem: Any, dtypes: Iterable[Any] = DTYPES, products: str | None = None
+) -> str | None:
+    """Why the Triton kernel "<op>.triton.<name>" cannot or should not take the problem; None if it may.
+
+    products: "conv" or "matmul" where the kernel multiplies on tensor cores, at the precision PyTorch sets for it.
+    """
     demanded = current_backend() == "triton"
     if problem.device.type != ("cpu" if INTERPRETING else "cuda"):
         return f"the input is on {problem.device}"
@@ -38,7 +43,10 @@ def reason_against(kernel: str, problem: Any, dtypes: Iterable[Any] = DTYPES) ->
     if major < 8:
         return f"sm_{major}{minor} is older than sm_80"
     if not demanded:
-        return ledger.reason_against(kernel, DTYPES.get(problem.dtype, "float32"), f"sm_{major}{minor}")
+        dtype = DTYPES.get(problem.dtype, "float32")
+        if dtype == "float32" and products is not None and tf32_allowed(products):
+            dtype = "tf32"
+        return ledger.reason_against(kernel, dtype, f"sm_{major}{minor}")
     return None
 
 
@@ -64,13 +72,14 @@ def candidate(
     prepare: Callable[[Any], Runner],
     supports: Callable[[Any], str | None] = lambda problem: None,
     note: Callable[[Any], str] | None = None,
+    products: str | None = None,
 ) -> Candidate:
     """A Triton candidate; `supports` adds what this kernel needs beyond what all need, `note` what to explain."""
     kernel = f"{op}.triton.{name}"
     return Candidate(
         "triton",
         name,
-        lambda problem: reason_against(kernel, problem) or supports(problem),
+        lambda problem: reason_against(kernel, problem, products=products) or supports(problem),
         prepare,
         dtypes=tuple(DTYPES.values()),
         architectures=ARCHITECTURES,

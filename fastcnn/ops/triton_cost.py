@@ -157,7 +157,9 @@ def estimate(target: Target, gemm: Gemm, config: Config) -> Estimate:
         / (target.l2_bytes / target.sms),
     }  # fmt: skip
     slowest = max(times, key=times.__getitem__)
-    latency = FETCH_SECONDS * (2 + steps / max(1, config.num_stages - 1))
+    # The pipeline fills once, or once a tap where 8 warps keep the loop over taps from being flattened.
+    fills = gemm.taps if config.num_warps > 4 else 1
+    latency = FETCH_SECONDS * (1 + fills + steps / max(1, config.num_stages - 1))
     waves = blocks / (target.sms * resident)
     # A full last wave costs what it costs; a ragged one at least as long as one block alone.
     tile_seconds = max(resident * times[slowest], latency)

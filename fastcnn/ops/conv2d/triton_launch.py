@@ -59,6 +59,25 @@ def gemm_of(p: Conv2dProblem, allow_tf32: bool) -> Gemm:
     )
 
 
+def descriptor_against(p: Conv2dProblem, target: Target, allow_tf32: bool) -> str | None:
+    """Why descriptors are not the way to run a problem, or None."""
+    if target.arch < 90:
+        return f"sm_{target.arch} has no TMA: descriptors become pointers there"
+    boxes, pointers = (choose(p, target, allow_tf32, descriptor) for descriptor in (True, False))
+    if boxes is None:
+        reasons = {descriptor_reason(p, c) for c in cost.configs("conv2d") if c.descriptor}
+        return "; ".join(sorted(r for r in reasons if r)) or "no configuration with descriptors fits"
+    known = cost.tuned(target.name).get(problem_key(p))
+    if known is not None:
+        return None if known == boxes else f"tuned: {known}"
+    assert pointers is not None
+    gemm = gemm_of(p, allow_tf32)
+    predicted = [cost.estimate(target, gemm, config).seconds * 1e6 for config in (boxes, pointers)]
+    if predicted[0] > predicted[1]:
+        return "predicted {:.1f} us, {:.1f} us by pointers".format(*predicted)
+    return None
+
+
 def descriptor_reason(p: Conv2dProblem, config: Config) -> str | None:
     """Why the image cannot be read in boxes, or None."""
     line = 16 // p.dtype.itemsize
@@ -109,15 +128,25 @@ def candidates(p: Conv2dProblem, target: Target, gemm: Gemm) -> list[Config]:
             continue
         found.append(config)
         if config.num_warps <= 4:
+            # The sum is split only where whole tiles would leave SMs idle.
             steps = gemm.steps(config)
-            found += [dataclasses.replace(config, splits=s) for s in (2, 4, 8, 16) if steps >= 4 * s]
+            tiles = ceil_div(gemm.M, config.block_m) * ceil_div(gemm.K, config.block_n) * gemm.groups
+            room = 2 * target.sms // max(1, tiles)
+            found += [dataclasses.replace(config, splits=s) for s in (2, 4, 8, 16) if s <= room and steps >= 4 * s]
     return found
 
 
-def choose(p: Conv2dProblem, target: Target, allow_tf32: bool) -> Config:
-    gemm = gemm_of(p, allow_tf32)
+def choose(p: Conv2dProblem, target: Target, allow_tf32: bool, descriptor: bool | None = None) -> Config | None:
+    """The tuned configuration, else the one of the least estimate, with or without descriptors if that is asked.
+
+    None if no configuration with descriptors takes the problem.
+    """
     known = cost.tuned(target.name).get(problem_key(p))
-    return known or cost.choose(target, gemm, candidates(p, target, gemm))
+    if known is not None and descriptor in (None, known.descriptor):
+        return known
+    gemm = gemm_of(p, allow_tf32)
+    found = [c for c in candidates(p, target, gemm) if descriptor in (None, c.descriptor)]
+    return cost.choose(target, gemm, found) if found else None
 
 
 def problem_key(p: Conv2dProblem) -> str:
@@ -136,12 +165,21 @@ class Conv2d:
     """
 
     def __init__(
-        self, problem: Conv2dProblem, target: Target, *, allow_tf32: bool = True, config: Config | None = None
-    ):
+        self,
+        problem: Conv2dProblem,
+        target: Target,
+        *,
+        allow_tf32: bool = True,
+        config: Config | None = None,
+        descriptor: bool | None = None,
+    ) -> None:
         p = self.problem = problem
         self.target = target
         self.gemm = gemm_of(p, allow_tf32)
-        self.config = config or choose(p, target, allow_tf32)
+        chosen = config or choose(p, target, allow_tf32, descriptor)
+        if chosen is None:
+            raise ValueError(f"{p.summary()}: no configuration with descriptors takes it on {target.name}")
+        self.config = chosen
         self.wide = wide_taps(p)
         self._unaligned: Conv2d | None = None
         if self.config.descriptor:
@@ -312,9 +350,7 @@ class Conv2d:
         """The same problem without descriptors, for tensors that do not begin at a multiple of 16 bytes."""
         if self._unaligned is None:
             tf32 = self.gemm.precision == "tf32"
-            plain = [c for c in candidates(self.problem, self.target, self.gemm) if not c.descriptor]
-            config = cost.choose(self.target, self.gemm, plain)
-            self._unaligned = Conv2d(self.problem, self.target, allow_tf32=tf32, config=config)
+            self._unaligned = Conv2d(self.problem, self.target, allow_tf32=tf32, descriptor=False)
         return self._unaligned
 
     def __call__(

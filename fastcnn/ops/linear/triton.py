@@ -59,4 +59,4 @@ def _note(problem: LinearProblem) -> str:
     return str(Conv2d(as_conv2d(problem), target_of(problem.device), allow_tf32=tf32))
 
 
-CANDIDATES = (triton_backend.candidate("linear", "implicit_gemm", _prepare, _supports, _note),)
+CANDIDATES = (triton_backend.candidate("linear", "implicit_gemm", _prepare, _supports, _note, "matmul"),)
