@@ -178,6 +178,6 @@ def estimate(target: Target, gemm: Gemm, config: Config) -> Estimate:
 
 
 def choose(target: Target, gemm: Gemm, candidates: Iterable[Config]) -> Config:
-    """The candidate with the least estimate among those that fit the target's shared memory."""
+    """The candidate with the least estimate, of equals the smallest tile, that fits the target's shared memory."""
     fitting = [c for c in candidates if c.shared_bytes <= target.shared_per_block]
-    return min(fitting, key=lambda config: estimate(target, gemm, config).seconds)
+    return min(fitting, key=lambda c: (estimate(target, gemm, c).seconds, c.block_m * c.block_n))

@@ -119,7 +119,8 @@ def box(p: Conv2dProblem, block_m: int) -> tuple[int, int, int]:
 def candidates(p: Conv2dProblem, target: Target, gemm: Gemm) -> list[Config]:
     """Every configuration that can run this problem on this target."""
     found = []
-    for config in cost.configs("conv2d"):
+    # Whole filter rows are gathered element by element: many address registers, so smaller tiles.
+    for config in cost.configs("conv2d_rows" if wide_taps(p) else "conv2d"):
         if not cost.fits_precision(config, gemm.precision):
             continue
         if config.descriptor:
