@@ -201,7 +201,7 @@ def _print_compile_table(archs: list[int], every: bool, only: str) -> None:
     table = Table(*triton_compile.COLUMNS, title="Triton kernels, compiled, not run", title_justify="left")
     for row in triton_compile.table_rows(rows):
         table.add_row(*row)
-    console.print(table)
+    Console(width=max(180, console.width)).print(table)
     failed = sum(row.facts is None for row in rows)
     spilled = sum(row.facts is not None and row.facts.stack_bytes > 0 for row in rows)
     console.print(f"{len(rows)} kernels, {failed} did not compile, {spilled} spill registers")
