@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastcnn import functional, models, nn
 from fastcnn.dispatch import Explanation, Unsupported, explain, use_backend
 from fastcnn.ops.packing import clear_packed
+from fastcnn.optimize import optimize
 
 try:
     __version__ = version("fastcnn")
@@ -20,5 +21,6 @@ __all__ = [
     "functional",
     "models",
     "nn",
+    "optimize",
     "use_backend",
 ]

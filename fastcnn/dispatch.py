@@ -177,7 +177,8 @@ class Operator:
             raise ValueError(f"{self.name}: out= does not support automatic differentiation; use torch.no_grad()")
         if not torch.compiler.is_compiling():
             self.infer((*tensors, out), canonical)
-        if _needs_definition(tensors):
+        # torch.compile follows neither complex numbers nor forward-mode gradients, and it does torch.func itself.
+        if not torch.compiler.is_compiling() and _needs_definition(tensors):
             if current_backend() not in ("auto", "reference"):
                 raise Unsupported(
                     f"{self.name}: backend {current_backend()!r} was demanded, but complex numbers and torch.func "

@@ -1,0 +1,85 @@
+"""`fastcnn.optimize`: a network that computes the same on fastcnn's kernels."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fastcnn.dispatch import explain
+from fastcnn.optimize.canonicalise import canonicalise
+from fastcnn.optimize.capture import capture, eval_copy, has_hooks
+from fastcnn.optimize.flatten_images import flatten_images
+from fastcnn.optimize.fold_batch_norm import fold_batch_norm
+from fastcnn.optimize.fold_constants import fold_constants
+from fastcnn.optimize.functionalise import functionalise
+from fastcnn.optimize.fuse_activation import fuse_activation
+from fastcnn.optimize.fuse_residual import fuse_residual
+from fastcnn.optimize.module import Optimized, PerLayer
+from fastcnn.optimize.remove_assertions import remove_assertions
+
+PASSES = (
+    functionalise,
+    fold_constants,
+    remove_assertions,
+    canonicalise,
+    fold_batch_norm,
+    fuse_residual,
+    fuse_activation,
+    flatten_images,
+)
+
+# A part without any of these gains nothing.
+COMPUTING = (nn.Conv2d, nn.Linear, nn.LocalResponseNorm, nn.BatchNorm2d)
+
+__all__ = ["PASSES", "Optimized", "optimize"]
+
+
+def optimize(model: nn.Module, *, report: bool = False) -> nn.Module:
+    """A new module that computes what `model` computes in eval mode, on fastcnn's kernels.
+
+    optimize(model)(x) = model.eval()(x), to rounding
+
+    Args:
+        model: any module; it is not changed. Weights that no pass rewrites are shared with it.
+        report: print the table of `fastcnn.explain(optimized)`.
+
+    Any batch and image size that the model takes may follow, on any device the model can be moved to. What has
+    no kernel here is run by PyTorch. The result is for inference: `train()` raises RuntimeError, and its weights
+    take no gradients; gradients with respect to the input are computed.
+
+    Raises TypeError if model is not a torch.nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"optimize: model is {type(model).__name__}; a torch.nn.Module is needed")
+    optimized = _optimize(eval_copy(model))
+    if report:
+        print(explain(optimized))
+    return optimized
+
+
+def _optimize(copied: nn.Module) -> nn.Module:
+    """Rewrites a module that `eval_copy` made; where tracing cannot follow it, the modules in it one by one."""
+    try:
+        network = capture(copied)
+        for rewrite in PASSES:
+            rewrite(network)
+        network.drop_unused()
+        return Optimized(network)
+    except Exception as error:
+        # User code may raise anything when it meets a tensor without data.
+        reason = f"{type(copied).__name__}: {error}"
+        for path, module in _parts(copied):
+            parent, _, name = path.rpartition(".")
+            setattr(copied.get_submodule(parent), name, _optimize(module))
+        return PerLayer(copied, reason)
+
+
+def _parts(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    """The modules to optimize one by one. Containers stay: their owner indexes or iterates over them."""
+    found = []
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        if isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential) and not has_hooks(child):
+            found += _parts(child, f"{path}.")
+        elif not has_hooks(child) and any(isinstance(m, COMPUTING) for m in child.modules()):
+            found.append((path, child))
+    return found

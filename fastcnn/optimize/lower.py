@@ -1,0 +1,401 @@
+"""Operators of the vocabulary as kernel calls of a plan: one `Lowering` an operator.
+
+Each says for given shapes why the native CPU kernels cannot take a node (None if they do), and adds the calls.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from fastcnn import native, ops
+from fastcnn.ops.add_relu.contract import AddReluProblem
+from fastcnn.ops.add_relu.cpu import native_problem as native_add_relu
+from fastcnn.ops.conv2d.cpu import native_problem as native_conv2d
+from fastcnn.ops.linear.cpu import native_problem as native_linear
+from fastcnn.ops.lrn.cpu import native_problem as native_lrn
+from fastcnn.ops.pool.cpu import native_adaptive_avg_pool2d, native_pool2d
+from fastcnn.ops.subsample2d.cpu import native_problem as native_subsample2d
+from fastcnn.optimize import vocabulary as v
+from fastcnn.optimize.network import Node
+from fastcnn.plan import PlanBuilder, View
+
+CPU = torch.device("cpu")
+
+
+class PackedWeights:
+    """Constants in the form that kernels read, made once a packed format and shared by all programs."""
+
+    def __init__(self) -> None:
+        self._packed: dict[Hashable, Tensor] = {}
+
+    def packed(self, name: str, weight: Tensor, kernel: Any, format: Hashable) -> Tensor:
+        key = (name, format)
+        if key not in self._packed:
+            source = weight.detach().to(torch.float32).contiguous()
+            target = torch.empty(kernel.packed_bytes, dtype=torch.uint8)
+            kernel.pack(source.data_ptr(), target.data_ptr())
+            self._packed[key] = target
+        return self._packed[key]
+
+    def float32(self, name: str, tensor: Tensor) -> Tensor:
+        key = (name, "float32")
+        if key not in self._packed:
+            self._packed[key] = tensor.detach().to(torch.float32).contiguous()
+        return self._packed[key]
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self._packed.values())
+
+
+class Context(NamedTuple):
+    """What a lowering needs: shapes, constants, and where the values of the segment lie."""
+
+    builder: PlanBuilder
+    meta: dict[Node, Any]
+    tensors: dict[str, Tensor]
+    weights: PackedWeights
+    views: dict[Node, View]
+    threads: int
+
+    def place(self, node: Node | None) -> tuple[int, int] | None:
+        return None if node is None else self.builder.place(self.views[node], self.meta[node].element_size())
+
+    def stride(self, node: Node) -> int:
+        return self.views[node].stride
+
+    def constant(self, node: Node | None) -> int:
+        """The address of a bias or another constant, in float32."""
+        if node is None:
+            return 0
+        name = str(node.target)
+        return self.builder.constant(self.weights.float32(name, self.tensors[name]))
+
+    def packed(self, node: Node, kernel: Any, *format: Hashable) -> int:
+        """The address of a weight as the kernel reads it."""
+        name = str(node.target)
+        return self.builder.constant(self.weights.packed(name, self.tensors[name], kernel, format))
+
+
+class Lowering(NamedTuple):
+    reason: Callable[[Node, dict[Node, Any]], str | None]
+    emit: Callable[[Context, Node], None]
+
+
+# ---- which nodes -------------------------------------------------------------------------------------------
+
+
+def reason_against(node: Node, meta: dict[Node, Any]) -> str | None:
+    """Why a node cannot be part of a plan; None if it can."""
+    if is_view(node, meta):
+        return None
+    if node.op != "call_function":
+        return "PyTorch runs it: no operator of fastcnn"
+    lowering = LOWERINGS.get(node.target)
+    if lowering is None:
+        return "PyTorch runs it: no operator of fastcnn"
+    y = meta[node]
+    if not isinstance(y, Tensor) or y.dtype not in native.DTYPES:
+        return f"{getattr(y, 'dtype', type(y))} has no native kernel"
+    for argument in node.all_input_nodes:
+        if isinstance(meta[argument], Tensor) and meta[argument].dtype != y.dtype:
+            return "the inputs' dtypes differ"
+    return lowering.reason(node, meta)
+
+
+def is_view(node: Node, meta: dict[Node, Any]) -> bool:
+    """Whether a node shows its input's memory: a flattened image in memory order, or a slice of channels."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    x = meta.get(node.args[0])
+    if not isinstance(x, Tensor) or x.dtype not in native.DTYPES:
+        return False
+    if node.target is v.flatten_channels_last:
+        return x.dim() == 4
+    if node.target is v.flatten:
+        return x.dim() == 2 or (x.dim() == 4 and tuple(x.shape[2:]) == (1, 1))
+    if node.target is v.adaptive_avg_pool2d:
+        return x.dim() == 4 and meta[node].shape == x.shape
+    return channel_slice(node, meta) is not None
+
+
+def channel_slice(node: Node, meta: dict[Node, Any]) -> int | None:
+    """The first channel of image[:, a:b]; None for anything else."""
+    if node.target is not operator.getitem or meta[node.args[0]].dim() != 4 or not isinstance(node.args[1], tuple):
+        return None
+    rows, *channels = node.args[1]
+    if rows != slice(None) or not channels or not isinstance(channels[0], slice):
+        return None
+    if any(rest != slice(None) for rest in channels[1:]) or channels[0].step not in (None, 1):
+        return None
+    start, stop = channels[0].start or 0, channels[0].stop
+    if not isinstance(start, int) or not isinstance(stop, int | None):
+        return None
+    return start % (meta[node.args[0]].shape[1] + 1) if start >= 0 else meta[node.args[0]].shape[1] + start
+
+
+def _image(node: Node, meta: dict[Node, Any]) -> str | None:
+    x = meta[node.args[0]]
+    return None if isinstance(x, Tensor) and x.dim() == 4 else "the input is not (N, C, H, W)"
+
+
+def _rows(node: Node, meta: dict[Node, Any]) -> str | None:
+    return None if meta[node.args[0]].dim() == 2 else "the input is not (N, features)"
+
+
+# ---- conv2d and linear ---------------------------------------------------------------------------------------
+
+
+def _conv2d_problem(node: Node, meta: dict[Node, Any]) -> Any:
+    tensors = [None if a is None else meta[a] for a in node.args]
+    k = node.kwargs
+    params = (k["stride"], k["padding"], k["dilation"], k["groups"], k["activation"])
+    return ops.conv2d.infer((*tensors, None), params)._replace(device=CPU)
+
+
+def _conv2d_reason(node: Node, meta: dict[Node, Any]) -> str | None:
+    x, residual = meta[node.args[0]], None if node.args[3] is None else meta[node.args[3]]
+    if node.args[1].op != "get_attr" or (node.args[2] is not None and node.args[2].op != "get_attr"):
+        return "the weight is computed"
+    if x.dim() != 4:
+        return "the input is not (N, C, H, W)"
+    k = node.kwargs
+    if residual is not None and not v.residual_fits(
+        residual, x, meta[node.args[1]], k["stride"], k["padding"], k["dilation"]
+    ):
+        return "the addition broadcasts"
+    return None if _algorithm(_conv2d_problem(node, meta)) else "no native kernel takes it"
+
+
+def _algorithm(problem: Any) -> str | None:
+    for candidate in ops.conv2d.candidates:
+        if candidate.backend == "cpu" and candidate.supports(problem) is None:
+            return candidate.name
+    return None
+
+
+def _emit_conv2d(c: Context, node: Node) -> None:
+    x, weight, bias, residual = node.args
+    problem = _conv2d_problem(node, c.meta)._replace(
+        x_stride=c.stride(x),
+        y_stride=c.stride(node),
+        residual_stride=0 if residual is None else c.stride(residual),
+        threads=c.threads,
+    )
+    name = _algorithm(problem) or ""
+    kernel = native.library().cpu.Conv2d(native_conv2d(problem), name)
+    # What a packed form depends on beside the weight: see fastcnn/ops/conv2d/cpu.py.
+    packed = c.packed(weight, kernel, name, native.library().cpu.isa(), problem.groups)
+    c.builder.call(
+        "conv2d", kernel, c.place(x), packed, c.constant(bias), c.place(residual), c.place(node), kernel=name
+    )
+
+
+def _linear_reason(node: Node, meta: dict[Node, Any]) -> str | None:
+    x, weight = meta[node.args[0]], meta[node.args[1]]
+    bias = None if node.args[2] is None else meta[node.args[2]]
+    if node.args[1].op != "get_attr" or (node.args[2] is not None and node.args[2].op != "get_attr"):
+        return "the weight is computed"
+    if x.dim() != 2 or weight.dim() != 2 or (bias is not None and tuple(bias.shape) != (weight.shape[0],)):
+        return "the input is not (N, features)"
+    return None
+
+
+def _emit_linear(c: Context, node: Node) -> None:
+    x, weight, bias = node.args
+    tensors = [None if a is None else c.meta[a] for a in node.args]
+    problem = ops.linear.infer((*tensors, None), (node.kwargs["activation"],))
+    struct = native_linear(problem)
+    struct.x_stride, struct.y_stride = c.stride(x), c.stride(node)
+    kernel = native.library().cpu.Linear(struct)
+    packed = c.packed(weight, kernel, "linear", native.library().cpu.isa())
+    c.builder.call("linear", kernel, c.place(x), packed, c.constant(bias), c.place(node))
+
+
+# ---- one image in, one image out -----------------------------------------------------------------------------
+
+
+def _unary(op: Any, kernel: str, struct: Callable[[Any], Any], params: Callable[[Node], tuple[Any, ...]]) -> Lowering:
+    def emit(c: Context, node: Node) -> None:
+        x = node.args[0]
+        canonical = op.normalise((c.meta[x],), params(node))
+        problem = op.infer((c.meta[x], None), canonical)
+        problem = struct(problem._replace(device=CPU, x_stride=c.stride(x), y_stride=c.stride(node)))
+        c.builder.call(kernel, problem, c.place(x), c.place(node))
+
+    return Lowering(_image, emit)
+
+
+def _keywords(*names: str) -> Callable[[Node], tuple[Any, ...]]:
+    return lambda node: tuple(node.kwargs[name] for name in names)
+
+
+def _affine(kernel_size: Callable[[Node], int]) -> Lowering:
+    """act(scale * sum over blocks + shift): subsample2d, and with blocks of one pixel a batch normalisation."""
+
+    def reason(node: Node, meta: dict[Node, Any]) -> str | None:
+        if any(a.op != "get_attr" for a in node.args[1:]):
+            return "the coefficients are computed"
+        return _image(node, meta)
+
+    def emit(c: Context, node: Node) -> None:
+        x, scale, shift = node.args
+        tensors = (c.meta[x], c.meta[scale], c.meta[shift], None)
+        problem = ops.subsample2d.infer(tensors, (kernel_size(node), node.kwargs["activation"]))
+        problem = native_subsample2d(problem._replace(device=CPU, x_stride=c.stride(x), y_stride=c.stride(node)))
+        c.builder.call("subsample2d", problem, c.place(x), c.constant(scale), c.constant(shift), c.place(node))
+
+    return Lowering(reason, emit)
+
+
+# ---- the rest ------------------------------------------------------------------------------------------------
+
+
+def _elementwise(c: Context, function: str, a: Node, b: Node | None, y: Node) -> None:
+    like = c.meta[y]
+    pixels = like.numel() // like.shape[1]
+    problem = native.struct(
+        "ElementwiseProblem",
+        dtype=like.dtype, function=getattr(native.library().Elementwise, function), pixels=pixels, C=like.shape[1],
+        a_stride=c.stride(a), b_stride=0 if b is None else c.stride(b), y_stride=c.stride(y),
+        pixels_per_image=pixels // like.shape[0],
+    )  # fmt: skip
+    c.builder.call("elementwise", problem, c.place(a), c.place(b), c.place(y), kernel=function)
+
+
+def _activate_reason(node: Node, meta: dict[Node, Any]) -> str | None:
+    kind = node.kwargs["activation"]
+    if not hasattr(native.library().Elementwise, kind):
+        return f"{kind} has no native kernel"
+    return None if meta[node].dim() in (2, 4) else "the input is not (N, C, H, W)"
+
+
+def _emit_activate(c: Context, node: Node) -> None:
+    _elementwise(c, node.kwargs["activation"], node.args[0], None, node)
+
+
+def _add_reason(node: Node, meta: dict[Node, Any]) -> str | None:
+    a, b = (meta[t] for t in node.args)
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
+        return "the addition broadcasts"
+    return None if a.dim() in (2, 4) else "the inputs are not (N, C, H, W)"
+
+
+def _emit_add(c: Context, node: Node) -> None:
+    a, b = node.args
+    if node.kwargs["activation"] is None:
+        return _elementwise(c, "add", a, b, node)
+    shape = tuple(c.meta[node].shape)
+    image = shape if len(shape) == 4 else (*shape, 1, 1)
+    strides = c.stride(a), c.stride(b), c.stride(node)
+    problem = native_add_relu(AddReluProblem(CPU, c.meta[node].dtype, image, False, *strides, c.threads))
+    c.builder.call("add_relu", problem, c.place(a), c.place(b), c.place(node))
+
+
+def _image_and_gate(node: Node, meta: dict[Node, Any]) -> tuple[Node, Node] | None:
+    """The two factors, if one is an image and the other a number for each of its channels."""
+    for image, gate in (node.args, node.args[::-1]):
+        x, g = meta[image], meta[gate]
+        images = isinstance(x, Tensor) and isinstance(g, Tensor) and x.dim() == g.dim() == 4
+        if images and g.shape == (*x.shape[:2], 1, 1):
+            return image, gate
+    return None
+
+
+def _multiply_reason(node: Node, meta: dict[Node, Any]) -> str | None:
+    return "neither factor is a number a channel" if _image_and_gate(node, meta) is None else None
+
+
+def _emit_multiply(c: Context, node: Node) -> None:
+    factors = _image_and_gate(node, c.meta)
+    assert factors is not None
+    _elementwise(c, "scale_channels", *factors, node)
+
+
+def _concat_reason(node: Node, meta: dict[Node, Any]) -> str | None:
+    return None if all(meta[t].dim() == 4 for t in node.args[0]) else "the inputs are not (N, C, H, W)"
+
+
+def emit_copy(c: Context, source: View, target: View, like: Tensor) -> None:
+    """Copies an image's channels to another place."""
+    N, C, H, W = like.shape
+    size = like.element_size()
+    problem = native.struct(
+        "CopySliceProblem",
+        element_size=size, pixels=N * H * W, C=C, x_stride=source.stride, y_stride=target.stride,
+    )  # fmt: skip
+    c.builder.call("copy_slice", problem, c.builder.place(source, size), c.builder.place(target, size))
+
+
+def emit_channels_last(c: Context, node: Node, raw: View) -> None:
+    """Brings a contiguous (N, C, H, W) input to its place, in channels_last order."""
+    x = c.meta[node]
+    N, C, H, W = x.shape
+    problem = native.struct(
+        "LayoutProblem", element_size=x.element_size(), N=N, H=H, W=W, C=C, pixel_stride=c.stride(node)
+    )
+    c.builder.call("to_channels_last", problem, c.builder.place(raw, x.element_size()), c.place(node))
+
+
+def _emit_concat(c: Context, node: Node) -> None:
+    whole, start = c.views[node], 0
+    for tensor in node.args[0]:
+        place = View(whole.buffer, whole.offset + start, whole.stride)
+        if c.views[tensor] != place:
+            emit_copy(c, c.views[tensor], place, c.meta[tensor])
+        start += c.meta[tensor].shape[1]
+
+
+def _rbf_reason(node: Node, meta: dict[Node, Any]) -> str | None:
+    return "the centers are computed" if node.args[1].op != "get_attr" else _rows(node, meta)
+
+
+def _emit_rbf(c: Context, node: Node) -> None:
+    x, centers = node.args
+    problem = ops.rbf.infer((c.meta[x], c.meta[centers], None), ())
+    struct = native.struct(
+        "RbfProblem",
+        dtype=problem.dtype, N=problem.N, D=problem.D, M=problem.M, x_stride=c.stride(x), y_stride=c.stride(node),
+    )  # fmt: skip
+    c.builder.call("rbf", struct, c.place(x), c.constant(centers), c.place(node))
+
+
+LOWERINGS: dict[Any, Lowering] = {
+    v.conv2d: Lowering(_conv2d_reason, _emit_conv2d),
+    v.linear: Lowering(_linear_reason, _emit_linear),
+    v.affine: _affine(lambda node: 1),
+    v.subsample2d: _affine(lambda node: node.kwargs["kernel_size"]),
+    v.max_pool2d: _unary(
+        ops.max_pool2d, "pool2d", native_pool2d, _keywords("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    ),
+    v.avg_pool2d: _unary(
+        ops.avg_pool2d, "pool2d", native_pool2d,
+        _keywords("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    ),
+    v.adaptive_avg_pool2d: _unary(
+        ops.adaptive_avg_pool2d, "adaptive_avg_pool2d", native_adaptive_avg_pool2d, _keywords("output_size")
+    ),
+    v.image_mean: _unary(
+        ops.adaptive_avg_pool2d, "adaptive_avg_pool2d", native_adaptive_avg_pool2d, lambda node: (1,)
+    ),
+    v.local_response_norm: _unary(
+        ops.local_response_norm, "lrn", native_lrn, _keywords("size", "alpha", "beta", "k")
+    ),
+    v.activate: Lowering(_activate_reason, _emit_activate),
+    v.add: Lowering(_add_reason, _emit_add),
+    v.multiply: Lowering(_multiply_reason, _emit_multiply),
+    v.concat: Lowering(_concat_reason, _emit_concat),
+    v.rbf: Lowering(_rbf_reason, _emit_rbf),
+}  # fmt: skip
+
+
+def unavailable() -> str | None:
+    """Why there are no native kernels at all; None if there are."""
+    if native.extension is None:
+        return native.unavailable
+    return None if hasattr(native.extension, "cpu") else "the native kernels are not built"

@@ -1,0 +1,205 @@
+"""The modules that `optimize` returns."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fastcnn.dispatch import current_backend
+from fastcnn.optimize import lower
+from fastcnn.optimize.network import Network, decode, encode
+from fastcnn.optimize.program import Program, Unknown, is_channels_first
+from fastcnn.optimize.report import Report, Row
+from fastcnn.plan import Arenas
+
+
+class _Inference(nn.Module):
+    """What both forms share: eval mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training = False
+
+    def train(self, mode: bool = True) -> Any:
+        if mode:
+            raise RuntimeError("an optimized network is for inference; train the given model and optimize it again")
+        return self
+
+
+class Optimized(_Inference):
+    """A captured and rewritten network. Programs, one a set of input shapes, are made when first needed.
+
+    Its state_dict holds the weights as the passes left them, for other modules optimized from the same model.
+    """
+
+    # A program holds a few hundred small structs; the packed weights are shared by all.
+    MAX_PROGRAMS = 64
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        network.graph.lint()
+        self.network = fx.GraphModule(network.attributes, network.graph)
+        self.fused = {node.name: labels for node, labels in network.fused.items()}
+        self._inputs = [node for node in network.graph.nodes if node.op == "placeholder"]
+        self._lock = threading.RLock()
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drops everything made from the weights."""
+        self._programs: OrderedDict[Any, Program | None] = OrderedDict()
+        self._packed, self._arenas = lower.PackedWeights(), Arenas()
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        self._counted = [t for t in tensors if not t.is_inference()]
+        self._version = self._current_version()
+
+    def _current_version(self) -> int:
+        return sum([t._version for t in self._counted])
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self.network(*args, **kwargs)
+        inputs = self._bind(args, kwargs) if kwargs or len(args) != len(self._inputs) else args
+        if inputs is None or not _is_plain_inference(inputs):
+            return self.network(*args, **kwargs)
+        if self._current_version() != self._version:
+            raise RuntimeError(
+                "the weights were changed in place after optimize, in the given model or here; optimize the model again"
+            )
+        program = self.program(*inputs)
+        return self.network(*args, **kwargs) if program is None else program(inputs)
+
+    def _bind(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+        """The inputs in order, defaults filled in; None where the call does not fit or takes *args."""
+        names = [str(node.target) for node in self._inputs]
+        if len(args) > len(names) or any(name.startswith("*") for name in names) or not set(kwargs) <= set(names):
+            return None
+        bound = list(args)
+        for node in self._inputs[len(args) :]:
+            if str(node.target) in kwargs:
+                bound.append(kwargs[str(node.target)])
+            elif node.args:
+                bound.append(node.args[0])
+            else:
+                return None
+        return tuple(bound)
+
+    def program(self, *inputs: Any) -> Program | None:
+        """The program for inputs like these; None if their shapes cannot be followed ahead of time."""
+        key = (tuple(map(_signature, inputs)), torch.get_num_threads(), current_backend())
+        try:
+            return self._programs[key]
+        except KeyError:
+            pass
+        with self._lock:
+            if key not in self._programs:
+                try:
+                    program = Program(self.network, inputs, self._packed, self._arenas, self.fused)
+                except Unknown:
+                    program = None
+                while len(self._programs) >= self.MAX_PROGRAMS:
+                    self._programs.popitem(last=False)
+                self._programs[key] = program
+            return self._programs[key]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._apply(*args, **kwargs)
+        self._forget()
+        return result
+
+    def __reduce__(self) -> Any:
+        attributes = {
+            str(node.target): _attribute(self.network, str(node.target))
+            for node in self.network.graph.nodes
+            if node.op in ("get_attr", "call_module")
+        }
+        return _rebuild, (encode(self.network.graph), attributes, self.fused)
+
+    def __fastcnn_explain__(self, *args: Any, **kwargs: Any) -> Report:
+        if not args and not kwargs:
+            return Report(
+                [Row.of_node(node, self.fused) for node in self.network.graph.nodes if node.op.startswith("call")]
+            )
+        inputs = self._bind(args, kwargs)
+        program = None if inputs is None else self.program(*inputs)
+        if program is None:
+            self.network(*args, **kwargs)  # the error that it raises, if any, is the best explanation
+            return Report([], "PyTorch runs the network: its shapes depend on the data")
+        return Report(program.rows)
+
+
+class PerLayer(_Inference):
+    """A network that symbolic tracing could not follow: its own Python code, with the parts below optimized."""
+
+    def __init__(self, module: nn.Module, reason: str) -> None:
+        super().__init__()
+        self.module, self.reason = module, reason
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def __fastcnn_explain__(self, *args: Any, **kwargs: Any) -> Report:
+        parts = [(name, m) for name, m in self.module.named_modules() if isinstance(m, Optimized)]
+        calls: dict[str, tuple[Any, Any]] = {}
+        hooks = [
+            m.register_forward_pre_hook(lambda m, a, k, name=name: calls.update({name: (a, k)}), with_kwargs=True)
+            for name, m in parts
+        ]
+        try:
+            if args or kwargs:
+                with torch.no_grad():
+                    self(*args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        rows = []
+        for name, part in parts:
+            a, k = calls.get(name, ((), {}))
+            for row in part.__fastcnn_explain__(*a, **k).rows:
+                layers = row.computes or (row.name,)
+                rows.append(row._replace(computes=tuple(f"{name}.{layer}" for layer in layers)))
+        return Report(rows, f"optimized layer by layer: {self.reason}")
+
+
+def _rebuild(nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]]) -> Optimized:
+    graph = decode(nodes)
+    names = {node.name: node for node in graph.nodes}
+    return Optimized(Network(graph, attributes, {names[k]: labels for k, labels in fused.items() if k in names}))
+
+
+def _attribute(module: Any, path: str) -> Any:
+    for part in path.split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _signature(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return type(value), value
+    return value.shape, value.dtype, value.device, is_channels_first(value)
+
+
+_PLAIN = (Tensor, nn.Parameter, int, float, bool, str, type(None))
+
+
+def _is_plain_inference(inputs: Any) -> bool:
+    """Whether a program may run: nothing records, traces, transforms or casts what happens."""
+    grad = torch.is_grad_enabled()
+    for value in inputs:
+        if type(value) not in _PLAIN:
+            return False
+        if isinstance(value, Tensor) and ((grad and value.requires_grad) or value.device.type not in ("cpu", "cuda")):
+            return False
+    return not (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
+    )

@@ -1,0 +1,213 @@
+"""The optimized module as a PyTorch module: moved, copied, pickled, differentiated, shared between threads."""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import zoo
+from torch import nn
+
+import fastcnn
+
+
+@pytest.fixture(scope="module")
+def model():
+    return zoo.perturbed(
+        nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, 1, 1), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def optimized(model):
+    return fastcnn.optimize(model)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 31, 33)
+
+
+def test_copies(optimized, x):
+    expected = optimized(x)
+    for other in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized))):
+        assert torch.equal(other(x), expected)
+        assert str(fastcnn.explain(other, x)) == str(fastcnn.explain(optimized, x))
+
+
+def test_copies_do_not_share_weights(optimized, x):
+    expected, other = optimized(x), copy.deepcopy(optimized)
+    other.load_state_dict({k: torch.zeros_like(t) for k, t in other.state_dict().items()})
+    assert torch.equal(optimized(x), expected)
+    assert not other(x).any()
+
+
+def test_state_dict_round_trip(model, optimized, x):
+    other = fastcnn.optimize(zoo.perturbed(copy.deepcopy(model)))
+    other(x)
+    other.load_state_dict({k: 2 * t for k, t in other.state_dict().items()})
+    other.load_state_dict(optimized.state_dict())
+    assert torch.equal(other(x), optimized(x))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-3), (torch.bfloat16, 3e-2), (torch.float64, 1e-6)])
+def test_dtypes(model, optimized, x, dtype, tolerance):
+    y = copy.deepcopy(optimized).to(dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    expected = model(x).double()
+    assert ((y.double() - expected).norm() / expected.norm()).item() < tolerance
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_grad_modes(optimized, x, mode):
+    expected = optimized(x)
+    with mode():
+        y = optimized(x)
+        assert torch.equal(y, expected)
+        assert not y.requires_grad
+
+
+def test_gradient_with_respect_to_the_input(model, optimized, x):
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(model(x).square().sum(), x)
+    (gradient,) = torch.autograd.grad(optimized(x).square().sum(), x)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_train_is_refused(optimized):
+    assert optimized.eval() is optimized
+    with pytest.raises(RuntimeError, match="an optimized network is for inference"):
+        optimized.train()
+
+
+def test_changed_weights_are_refused(model, x):
+    model = copy.deepcopy(model)
+    optimized = fastcnn.optimize(model)
+    optimized(x)
+    with torch.no_grad():
+        model[4].weight.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place after optimize"):
+        optimized(x)
+
+
+def test_model_in_training_mode_is_optimized_for_evaluation(model, x):
+    training = copy.deepcopy(model).train()
+    y = fastcnn.optimize(training)(x)
+    assert training.training
+    assert all(m.training for m in training.modules())
+    torch.testing.assert_close(y, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_bad_input_gets_the_operators_message(optimized):
+    with pytest.raises(ValueError, match="weight has 3 input channels, input has 4"):
+        optimized(torch.randn(2, 4, 31, 33))
+    with pytest.raises(TypeError):
+        optimized(torch.randn(2, 3, 31, 33, dtype=torch.float64))
+    with pytest.raises(TypeError, match="optimize: model is builtin"):
+        fastcnn.optimize(torch.relu)
+
+
+def test_empty_batch(model, optimized):
+    x = torch.randn(0, 3, 31, 33)
+    assert optimized(x).shape == model(x).shape
+
+
+def test_layouts_and_views(model, optimized):
+    big = torch.full((4, 6, 40, 70), float("nan"))
+    big[1:3, 2:5, 4:35, 3:69:2] = torch.randn(2, 3, 31, 33)
+    view = big[1:3, 2:5, 4:35, 3:69:2]
+    expected = model(view)
+    for x in (view, view.contiguous(), view.contiguous(memory_format=torch.channels_last)):
+        torch.testing.assert_close(optimized(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_are_not_overwritten(optimized, x):
+    first = optimized(x)
+    kept = first.clone()
+    optimized(torch.randn_like(x))
+    assert torch.equal(first, kept)
+
+
+def test_keyword_default_and_structured_arguments():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, image, scale=2.0):
+            y = self.conv(image)
+            return {"y": y * scale, "both": (y, y.mean((2, 3)))}
+
+    net = Net().eval()
+    optimized, x = fastcnn.optimize(net), torch.randn(2, 3, 8, 8)
+    for call in (lambda m: m(x), lambda m: m(image=x), lambda m: m(x, scale=3.0), lambda m: m(x, 4)):
+        torch.testing.assert_close(call(optimized), call(net), rtol=1e-4, atol=1e-5)
+
+
+def test_control_flow_falls_back_to_the_layers():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return torch.relu(self.bn(self.conv(x)))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.blocks = nn.Conv2d(3, 4, 3), nn.ModuleList([Block(), Block()])
+
+        def forward(self, x):
+            x = self.stem(x)
+            for block in self.blocks if x.mean() > 0 else self.blocks[:1]:
+                x = block(x)
+            return x
+
+    net = zoo.perturbed(Net())
+    optimized = fastcnn.optimize(net)
+    for x in (torch.randn(2, 3, 8, 8), torch.randn(1, 3, 9, 12)):
+        torch.testing.assert_close(optimized(x), net(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(copy.deepcopy(optimized)(x), net(x), rtol=1e-4, atol=1e-5)
+    report = str(fastcnn.explain(optimized, x))
+    assert "layer by layer: Net" in report
+    assert "blocks.0" in report
+
+
+def test_hooks_run():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    seen = []
+    net[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    optimized, x = fastcnn.optimize(net), torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(optimized(x), net(x))
+    assert len(seen) == 2
+
+
+def test_eight_threads_at_changing_shapes_get_the_bits_of_one(optimized):
+    inputs = [torch.randn(1 + i % 3, 3, 24 + 4 * (i % 5), 40) for i in range(40)]
+    alone = [optimized(x) for x in inputs]
+    fresh = copy.deepcopy(optimized)  # the threads find no program made
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            together = list(pool.map(fresh, inputs))
+            assert all(map(torch.equal, together, alone))
+
+
+def test_programs_are_bounded(optimized):
+    optimized.MAX_PROGRAMS = 4
+    for size in range(20, 30):
+        optimized(torch.randn(1, 3, size, size))
+    assert len(optimized._programs) == 4
+
+
+def test_backends(model, optimized, x):
+    expected = model(x)
+    with fastcnn.use_backend("reference"):
+        torch.testing.assert_close(optimized(x), expected, rtol=1e-4, atol=1e-5)
+        assert not optimized.program(x).plans
+    with fastcnn.use_backend("cpu"):
+        assert optimized.program(x).plans

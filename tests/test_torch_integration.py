@@ -1,0 +1,108 @@
+"""Our operators under the rest of PyTorch: torch.compile, torch.export, opcheck, autocast, the profiler."""
+
+import pytest
+import torch
+import torch.nn.functional as TF
+from torch import nn
+
+import fastcnn
+import fastcnn.functional as F
+
+SAMPLES = {
+    "conv2d": lambda g: (
+        r(2, 4, 7, 9, g=g), r(6, 2, 3, 3, g=g), r(6, g=g), r(2, 6, 4, 5, g=g),
+        [2, 2], [1, 1, 1, 1], [1, 1], 2, "relu",
+    ),
+    "linear": lambda g: (r(3, 8, g=g), r(5, 8, g=g), r(5, g=g), "tanh"),
+    "max_pool2d": lambda g: (r(2, 4, 7, 9, g=g), [3, 3], [2, 2], [1, 1], [1, 1], True),
+    "avg_pool2d": lambda g: (r(2, 4, 7, 9, g=g), [3, 3], [2, 2], [1, 1], False, False, None),
+    "adaptive_avg_pool2d": lambda g: (r(2, 4, 7, 9, g=g), [3, 2]),
+    "local_response_norm": lambda g: (r(2, 7, 3, 4, g=g), 5, 1e-2, 0.75, 2.0),
+    "subsample2d": lambda g: (r(2, 4, 6, 7, g=g), r(4, g=g), r(4, g=g), 2, "sigmoid"),
+    "concat": lambda g: ([r(2, 3, 4, 5, g=g), r(2, 2, 4, 5, g=g)],),
+    "add_relu": lambda g: (r(2, 3, 4, 5, g=g), r(2, 3, 4, 5, g=g)),
+    "rbf": lambda g: (r(3, 8, g=g), r(5, 8, g=g)),
+}  # fmt: skip
+
+
+def r(*shape, g):
+    return torch.randn(shape, requires_grad=g)
+
+
+def test_every_operator_has_a_sample():
+    from fastcnn.dispatch import OPERATORS
+
+    assert set(SAMPLES) == set(OPERATORS)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_opcheck(name, gradients):
+    torch.library.opcheck(getattr(torch.ops.fastcnn, name).default, SAMPLES[name](gradients))
+
+
+class Net(nn.Module):
+    """One of each of our layers."""
+
+    def __init__(self):
+        super().__init__()
+        n = fastcnn.nn
+        self.conv, self.norm = n.Conv2d(3, 8, 3, 2, 1, activation="relu"), n.LocalResponseNorm(5)
+        self.max, self.avg, self.join = n.MaxPool2d(2), n.AvgPool2d(2), n.Concat()
+        self.wide, self.add = n.Conv2d(16, 16, 1), n.AddReLU()
+        self.subsample, self.pool = n.Subsample2d(16), n.AdaptiveAvgPool2d(1)
+        self.fc, self.rbf = n.Linear(16, 6, activation="tanh"), n.RBFOutput(torch.randn(4, 6))
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        x = self.join([self.max(x), self.avg(x)])
+        x = self.add(self.wide(x), x)
+        return self.rbf(self.fc(self.pool(self.subsample(x)).flatten(1)))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+def test_compile_makes_no_graph_break(mode):
+    net, x = Net(), torch.randn(2, 3, 16, 16)
+    torch._dynamo.reset()
+    with mode():
+        expected = net(x)
+        compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), expected)
+        if mode is torch.enable_grad:
+            grads = torch.autograd.grad(compiled(x).sum(), list(net.parameters()))
+            wanted = torch.autograd.grad(net(x).sum(), list(net.parameters()))
+            torch.testing.assert_close(grads, wanted)
+
+
+def test_compile_of_an_optimized_network_makes_no_graph_break():
+    net, x = Net().eval(), torch.randn(2, 3, 16, 16)
+    torch._dynamo.reset()
+    compiled = torch.compile(fastcnn.optimize(net), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_export():
+    net, x = Net().eval(), torch.randn(2, 3, 16, 16)
+    program = torch.export.export(net, (x,))
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert {f"fastcnn.{name}.default" for name in SAMPLES} <= names
+    torch.testing.assert_close(program.module()(x), net(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    x, w = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
+    with torch.autocast("cpu", dtype):
+        ours, theirs = F.conv2d(x, w), TF.conv2d(x, w)
+        assert F.linear(x, torch.randn(4, 8)).dtype == dtype
+        problem = fastcnn.explain(F.conv2d, x, w).choices[-1].problem
+    assert ours.dtype == theirs.dtype == problem.dtype == dtype
+    torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+def test_profiler_shows_the_operators():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile, torch.no_grad():
+        F.conv2d(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3))
+        fastcnn.optimize(Net())(torch.randn(1, 3, 16, 16))
+    names = {event.key for event in profile.key_averages()}
+    assert {"fastcnn::conv2d", "fastcnn::plan"} <= names
