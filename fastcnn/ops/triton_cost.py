@@ -28,8 +28,8 @@ SHARED_BYTES_PER_SECOND = 128 * 1.7e9  # one SM's shared memory
 class Config:
     """A tile and how it is run. block_k is counted in bytes, so that one list serves all dtypes.
 
-    strict: whether tf32x3 may use it. That precision keeps both halves of the operands in registers, and spills
-    in large tiles.
+    float32: whether float32 may use it, whose large tiles can spill. strict: whether tf32x3 may, which keeps
+    both halves of the operands in registers besides.
     """
 
     block_m: int
@@ -41,6 +41,7 @@ class Config:
     descriptor: bool = False
     persistent: bool = False
     strict: bool = True
+    float32: bool = True
 
     def block_k(self, dtype: torch.dtype) -> int:
         return self.block_k_bytes // dtype.itemsize
@@ -113,8 +114,11 @@ class Estimate:
         )
 
 
-def fits_precision(config: Config, precision: str) -> bool:
-    return config.strict or precision != "tf32x3"
+def fits_precision(config: Config, gemm: Gemm) -> bool:
+    """False for tiles that spill at the problem's precision."""
+    if gemm.dtype == torch.float32 and not config.float32:
+        return False
+    return config.strict or gemm.precision != "tf32x3"
 
 
 def peak_flops(target: Target, dtype: torch.dtype, precision: str) -> float:

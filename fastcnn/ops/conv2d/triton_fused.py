@@ -66,7 +66,7 @@ class MergedConv1x1:
             raise ValueError(f"MergedConv1x1: activations {sorted(activations)}; one, or none, is allowed")
 
     def _candidates(self) -> list[Config]:
-        return [c for c in cost.configs("conv1x1_multi") if cost.fits_precision(c, self.gemm.precision)]
+        return [c for c in cost.configs("conv1x1_multi") if cost.fits_precision(c, self.gemm)]
 
     def _launch(self) -> Launch:
         p, config = self.problems[0], self.config
@@ -147,7 +147,7 @@ class MaxPoolConv1x1:
         if window % 2 == 0:
             raise ValueError(f"MaxPoolConv1x1: window is {window}; an odd one keeps the image's size")
         self.problem, self.target, self.gemm = p, target, gemm_of(p, allow_tf32)
-        fitting = [c for c in cost.configs("max_pool_conv1x1") if cost.fits_precision(c, self.gemm.precision)]
+        fitting = [c for c in cost.configs("max_pool_conv1x1") if cost.fits_precision(c, self.gemm)]
         # Each tile of output channels pools again: as few of them as there are tiles for.
         fewest = min(ceil_div(p.K, c.block_n) for c in fitting)
         fitting = [c for c in fitting if ceil_div(p.K, c.block_n) == fewest]
