@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import platform
@@ -14,6 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -152,7 +154,9 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     console.rule(f"Done in {results['seconds']:.0f} s")
     console.print(f"Pictures, weights and results.json are in {output.resolve()}", soft_wrap=True)
-    console.print("A picture of your own: python -m fastcnn classify PICTURE --model MODEL --weights FILE")
+    console.print(
+        "A picture of your own: python -m fastcnn classify IMAGE --model MODEL --weights FILE", soft_wrap=True
+    )
     return results
 
 
@@ -213,18 +217,11 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def through_fastcnn(model: nn.Module) -> nn.Module:
-    """The network as fastcnn runs it best."""
-    optimize = getattr(fastcnn, "optimize", None)
-    return model if optimize is None else optimize(model)
-
-
-@torch.inference_mode()
 def compare(name: str, variant: str, model: nn.Module, input: Tensor, what: str, seconds: float) -> Comparison:
     """A network in evaluation mode on one input: errors against float64, and times taken in turns."""
-    exact = model.double()(input.double())
-    model.float()
-    fast = through_fastcnn(model)
+    # Copied outside inference mode: weights made inside it have no version, so they would be packed at each call.
+    double = copy.deepcopy(model).double()
+    fast = fastcnn.optimize(model)
 
     def plainly() -> Tensor:
         with use_backend("reference"):
@@ -233,8 +230,11 @@ def compare(name: str, variant: str, model: nn.Module, input: Tensor, what: str,
     def error(output: Tensor) -> float:
         return ((output.double() - exact).norm() / exact.norm()).item()
 
-    errors = error(plainly()), error(fast(input))
-    torch_ms, fastcnn_ms = time_in_turns((plainly, lambda: fast(input)), seconds)
+    with torch.inference_mode():
+        exact = double(input.double())
+        del double
+        errors = error(plainly()), error(fast(input))
+        torch_ms, fastcnn_ms = time_in_turns((plainly, lambda: fast(input)), seconds)
     return Comparison(name, variant, what, *errors, torch_ms, fastcnn_ms)
 
 
@@ -265,12 +265,12 @@ def time_in_turns(functions: Sequence[Callable[[], Any]], seconds: float) -> lis
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """The comparisons as a table for the terminal."""
-    table = Table("network", "variant", "input", title_justify="left")
-    for column in ("error, PyTorch", "error, fastcnn", "PyTorch, ms", "fastcnn, ms", "PyTorch / fastcnn"):
-        table.add_column(column, justify="right")
+    table = Table("network", "variant", box=box.SIMPLE)
+    for column in ("PyTorch\nerror", "fastcnn\nerror", "PyTorch\nms", "fastcnn\nms", "PyTorch /\nfastcnn"):
+        table.add_column(column, justify="right", no_wrap=True)
     for c in comparisons:
         table.add_row(
-            c.network, c.variant, c.input, f"{c.torch_error:.1e}", f"{c.fastcnn_error:.1e}",
+            c.network, c.variant, f"{c.torch_error:.1e}", f"{c.fastcnn_error:.1e}",
             _milliseconds(c.torch_ms), _milliseconds(c.fastcnn_ms), f"{c.ratio:.2f} x",
         )  # fmt: skip
     table.caption = "ms: median (10th to 90th percentile)"
@@ -299,7 +299,8 @@ def processor() -> str:
 
 
 def _milliseconds(timing: Timing) -> str:
-    return f"{timing.median:.3g} ({timing.low:.3g} to {timing.high:.3g})"
+    median, low, high = (f"{t:.3g}" if t < 100 else f"{t:.0f}" for t in (timing.median, timing.low, timing.high))
+    return f"{median} ({low}-{high})"
 
 
 @contextmanager

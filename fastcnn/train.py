@@ -106,7 +106,16 @@ def train(digits: Digits, recipe: Recipe | None = None, on_epoch: Callable[[Epoc
     The seed decides everything random; the global random state is left alone. `on_epoch` is called after
     each epoch. Returns the network in evaluation mode.
     """
-    recipe = recipe or Recipe()
+    threads = torch.get_num_threads()
+    # A layer of LeNet-5 is too small to share: on a busy machine, waiting for a second thread takes longer.
+    torch.set_num_threads(1)
+    try:
+        return _train(digits, recipe or Recipe(), on_epoch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(digits: Digits, recipe: Recipe, on_epoch: Callable[[Epoch], None] | None) -> LeNet5:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = lenet5(recipe.variant)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import fastcnn
@@ -54,16 +55,28 @@ def test_comparison_is_with_float64_and_shows_a_wrong_result(monkeypatch):
     assert 0 < right.torch_error < 1e-5
     assert 0 < right.fastcnn_error < 1e-5
     assert right.ratio == right.torch_ms.median / right.fastcnn_ms.median
-    assert next(model.parameters()).dtype == torch.float32
+    weight = next(model.parameters())
+    assert weight.dtype == torch.float32
+    assert not weight.is_inference()  # such a weight has no version, and would be packed anew at each call
 
     class Wrong(nn.Module):
         def forward(self, input):
             return model(input) * 1.01
 
-    monkeypatch.setattr(demo, "through_fastcnn", lambda model: Wrong())
+    monkeypatch.setattr(fastcnn, "optimize", lambda model: Wrong())
     wrong = demo.compare("lenet5", "paper", model, input, "noise", 0.0)
     assert wrong.torch_error == right.torch_error
     assert wrong.fastcnn_error == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_table_fits_a_narrow_terminal():
+    timing = demo.Timing(854.4, 843.1, 1770.2, 10)
+    row = demo.Comparison("googlenet", "paper", "photograph", 1.25e-6, 1e-7, timing, timing)
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(demo.comparison_table([row]))
+    assert "854 (843-1770)" in capture.get()
+    assert "\u2026" not in capture.get()  # nothing is cut
 
 
 def test_plain_pytorch_uses_none_of_our_kernels():
@@ -110,7 +123,8 @@ def test_maps_are_those_of_the_forward_pass():
     maps, f6 = demo.activations(model, digit)
     assert [tuple(value.shape) for value in maps.values()] == [(6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5)]
     with torch.no_grad():
-        torch.testing.assert_close(fastcnn.functional.rbf(f6[None], model.output.centers), model(digit))
+        torch.testing.assert_close(f6[None], model.f6(model.features(digit).flatten(1)), rtol=1e-5, atol=0)
+        torch.testing.assert_close(maps["S4, subsampling\n16 x 5 x 5"][None], model.features[:4](digit))
 
 
 def test_missing_packages_are_named_in_a_sentence(monkeypatch, tmp_path):
