@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
+import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,29 +23,25 @@ from torch import Tensor, nn
 
 import fastcnn
 from fastcnn import classify, native, train
-from fastcnn.dispatch import use_backend
 from fastcnn.models import get_model
 from fastcnn.models.lenet import LeNet5
+from fastcnn.report.plain import plain
+from fastcnn.report.timing import Effort, Samples, interleave
 
 NETWORKS = (("alexnet", "paper"), ("vgg16", "D"), ("googlenet", "paper"), ("resnet50", "B"))
-BLOCK_SECONDS = 0.25  # one engine's turn before the other's; shorter turns would time the change of thread pools
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds a call: median, 10th and 90th percentile, and the number of calls timed."""
+    """Milliseconds a call: median, 10th and 90th percentile."""
 
     median: float
     low: float
     high: float
-    calls: int
 
     @staticmethod
-    def of(milliseconds: Sequence[float]) -> Timing:
-        low, median, high = torch.tensor(milliseconds, dtype=torch.float64).quantile(
-            torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-        )
-        return Timing(median.item(), low.item(), high.item(), len(milliseconds))
+    def of(samples: Samples) -> Timing:
+        return Timing(*(1e3 * t for t in (samples.median, samples.quantile(0.1), samples.quantile(0.9))))
 
 
 @dataclass(frozen=True)
@@ -100,6 +96,8 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
     save_weights(lenet, output / "lenet5.safetensors")
 
     console.rule("Five networks, PyTorch and fastcnn")
+    if os.getloadavg()[0] > 1.5 * torch.get_num_threads():
+        console.print(f"[yellow]the machine is busy (load {os.getloadavg()[0]:.1f}): the times will mislead[/yellow]")
     digit, label = digits.held_out_images[:1], int(digits.held_out_labels[0])
     save_digit(digit, output / "digit.png")
     photograph = classify.imagenet_input(sample_photograph(output / "photograph.png"))
@@ -115,7 +113,7 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
         progress.update(task, advance=1, description="networks")
     console.print(comparison_table(comparisons))
     console.print(
-        "PyTorch: the same network on PyTorch's own operators, eager, channels_last (fastcnn's reference backend). "
+        "PyTorch: the same network on PyTorch's own operators, eager, channels_last; fastcnn: after fastcnn.optimize. "
         f"Both with {torch.get_num_threads()} threads, batch 1, float32, in turns; error against float64.\n"
         "LeNet-5 carries the weights just trained. The others carry random weights, since nothing is downloaded: "
         "their speed and parity mean something, the class they would name does not, so none is shown.\n"
@@ -144,6 +142,7 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
         "processor": processor(),
         "instruction_set": native.extension.cpu.isa() if native.extension is not None else None,
         "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
         "recipe": asdict(recipe),
         "training_seconds": training_seconds,
         "held_out_accuracy": accuracy,
@@ -219,13 +218,10 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
 
 def compare(name: str, variant: str, model: nn.Module, input: Tensor, what: str, seconds: float) -> Comparison:
     """A network in evaluation mode on one input: errors against float64, and times taken in turns."""
-    # Copied outside inference mode: weights made inside it have no version, so they would be packed at each call.
-    double = copy.deepcopy(model).double()
-    fast = fastcnn.optimize(model)
-
-    def plainly() -> Tensor:
-        with use_backend("reference"):
-            return model(input)
+    # Made outside inference mode: weights made inside it have no version, so they would be packed at each call.
+    double = plain(model).double()
+    torch_model = plain(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fastcnn_model = fastcnn.optimize(model)
 
     def error(output: Tensor) -> float:
         return ((output.double() - exact).norm() / exact.norm()).item()
@@ -233,47 +229,25 @@ def compare(name: str, variant: str, model: nn.Module, input: Tensor, what: str,
     with torch.inference_mode():
         exact = double(input.double())
         del double
-        errors = error(plainly()), error(fast(input))
-        torch_ms, fastcnn_ms = time_in_turns((plainly, lambda: fast(input)), seconds)
-    return Comparison(name, variant, what, *errors, torch_ms, fastcnn_ms)
-
-
-def time_in_turns(functions: Sequence[Callable[[], Any]], seconds: float) -> list[Timing]:
-    """Times each function for about `seconds` in all, in alternating blocks, so that a noisy machine hits all alike.
-
-    The first call of a block is not counted: caches and threads still serve the function before it. At least
-    three blocks are timed, however slow the functions are.
-    """
-    calls = []
-    for function in functions:
-        function()
-        started = time.perf_counter()
-        function()
-        calls.append(max(2, math.ceil(BLOCK_SECONDS / (time.perf_counter() - started))))
-    times: list[list[float]] = [[] for _ in functions]
-    started, blocks = time.perf_counter(), 0
-    while blocks < 3 or time.perf_counter() - started < seconds:
-        for function, count, taken in zip(functions, calls, times, strict=True):
-            function()
-            for _ in range(count):
-                before = time.perf_counter()
-                function()
-                taken.append((time.perf_counter() - before) * 1e3)
-        blocks += 1
-    return [Timing.of(taken) for taken in times]
+        errors = error(torch_model(input)), error(fastcnn_model(input))
+        samples = interleave(
+            {"torch": lambda: torch_model(input), "fastcnn": lambda: fastcnn_model(input)}, Effort(seconds / 2)
+        )
+    return Comparison(name, variant, what, *errors, *(Timing.of(samples[engine]) for engine in ("torch", "fastcnn")))
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """The comparisons as a table for the terminal."""
-    table = Table("network", "variant", box=box.SIMPLE)
-    for column in ("PyTorch\nerror", "fastcnn\nerror", "PyTorch\nms", "fastcnn\nms", "PyTorch /\nfastcnn"):
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("\nnetwork", no_wrap=True)
+    for column in ("PyTorch\nerror", "fastcnn\nerror", "PyTorch\nms", "fastcnn\nms", "\nratio"):
         table.add_column(column, justify="right", no_wrap=True)
     for c in comparisons:
         table.add_row(
-            c.network, c.variant, f"{c.torch_error:.1e}", f"{c.fastcnn_error:.1e}",
+            c.network, f"{c.torch_error:.1e}", f"{c.fastcnn_error:.1e}",
             _milliseconds(c.torch_ms), _milliseconds(c.fastcnn_ms), f"{c.ratio:.2f} x",
         )  # fmt: skip
-    table.caption = "ms: median (10th to 90th percentile)"
+    table.caption = "ms: median (10th-90th percentile); ratio: PyTorch's median over fastcnn's"
     return table
 
 
@@ -299,7 +273,7 @@ def processor() -> str:
 
 
 def _milliseconds(timing: Timing) -> str:
-    median, low, high = (f"{t:.3g}" if t < 100 else f"{t:.0f}" for t in (timing.median, timing.low, timing.high))
+    median, low, high = (f"{t:.2g}" if t < 10 else f"{t:.0f}" for t in (timing.median, timing.low, timing.high))
     return f"{median} ({low}-{high})"
 
 

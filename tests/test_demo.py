@@ -9,32 +9,17 @@ from torch import nn
 
 import fastcnn
 from fastcnn import demo, train
-from fastcnn.dispatch import current_backend
 from fastcnn.models import lenet5, resnet20_cifar
+from fastcnn.report.timing import Samples
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 
-@pytest.fixture(autouse=True)
-def short_turns(monkeypatch):
-    monkeypatch.setattr(demo, "BLOCK_SECONDS", 0.01)
-
-
-def test_timing_takes_turns_and_leaves_the_first_call_of_a_turn_out():
-    calls = []
-    timings = demo.time_in_turns([lambda: calls.append("a"), lambda: calls.append("b")], 0.0)
-    turns = [name for name, before in zip(calls, [None, *calls], strict=False) if name != before]
-    assert turns[-6:] == ["a", "b"] * 3
-    assert all(t.low <= t.median <= t.high for t in timings)
-    # two calls of each to set the length of a turn, then one more than counted in each of three turns
-    assert [calls.count(name) - t.calls for name, t in zip("ab", timings, strict=True)] == [5, 5]
-
-
-def test_timing_is_median_and_percentiles():
-    timing = demo.Timing.of([float(i) for i in range(101)][::-1])
-    assert (timing.low, timing.median, timing.high, timing.calls) == (10.0, 50.0, 90.0, 101)
+def test_timing_is_milliseconds():
+    samples = Samples(1, [float(i) for i in range(101)][::-1])
+    assert demo.Timing.of(samples) == demo.Timing(50e3, 10e3, 90e3)
 
 
 def test_random_weights_are_reproducible_and_nowhere_neutral():
@@ -70,25 +55,13 @@ def test_comparison_is_with_float64_and_shows_a_wrong_result(monkeypatch):
 
 
 def test_the_table_fits_a_narrow_terminal():
-    timing = demo.Timing(854.4, 843.1, 1770.2, 10)
-    row = demo.Comparison("googlenet", "paper", "photograph", 1.25e-6, 1e-7, timing, timing)
+    slow, fast = demo.Timing(854.4, 843.1, 1770.2), demo.Timing(0.04541, 0.04481, 0.06649)
+    rows = [demo.Comparison("googlenet", "paper", "photograph", 1.5e-6, 1e-7, time, time) for time in (slow, fast)]
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(demo.comparison_table([row]))
-    assert "854 (843-1770)" in capture.get()
-    assert "\u2026" not in capture.get()  # nothing is cut
-
-
-def test_plain_pytorch_uses_none_of_our_kernels():
-    seen = []
-
-    class Spy(nn.Module):
-        def forward(self, input):
-            seen.append(current_backend())
-            return input * 1.5
-
-    demo.compare("spy", "", Spy(), torch.randn(1, 3), "noise", 0.0)
-    assert seen[:3] == ["auto", "reference", "auto"]  # float64, PyTorch, fastcnn
+        console.print(demo.comparison_table(rows))
+    cells = ["googlenet", "1.5e-06", "1.0e-07", "854 (843-1770)", "0.045 (0.045-0.066)", "1.00 x"]
+    assert all(cell in capture.get() for cell in cells)
 
 
 @pytest.mark.parametrize("variant", ["paper", "modern"])

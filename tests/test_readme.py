@@ -34,6 +34,10 @@ def test_python_blocks_run_one_after_the_other():
             exec(compile(block, "README.md", "exec"), namespace)
     torch.testing.assert_close(namespace["reference"], namespace["conv"](namespace["x"]), rtol=1e-4, atol=1e-4)
     assert namespace["logits"].shape == (1, 1000)
+    with torch.inference_mode():
+        expected = namespace["net"](namespace["x"])
+    error = (namespace["logits"] - expected).norm() / expected.norm()
+    assert error < 1e-4
 
 
 def test_make_targets_exist():
