@@ -205,6 +205,10 @@ class Operator:
             self._runners[key] = runner
         return runner(*tensors, out)
 
+    def forget(self) -> None:
+        """Forgets every remembered choice: for a setting that the choice depends on."""
+        self._runners.clear()
+
     # ---- choosing --------------------------------------------------------------------------------------
 
     def select(self, problem: Any) -> Runner:

@@ -57,13 +57,41 @@ def conv_arguments(C, K, kernel, groups=1, dtype=torch.float32, N=2, size=(13, 1
     return input, weight, torch.randn(K, dtype=dtype), dict(groups=groups, **kwargs)
 
 
+@pytest.fixture
+def without_winograd():
+    fastcnn.set_winograd_tolerance(0)
+    yield
+    fastcnn.set_winograd_tolerance(1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", CONVS)
-def test_conv2d_is_as_accurate_as_pytorch(shape, dtype):
+def test_conv2d_is_as_accurate_as_pytorch(shape, dtype, without_winograd):
     input, weight, bias, kwargs = conv_arguments(**CONVS[shape], dtype=dtype)
     ours = functional.conv2d(input, weight, bias, **kwargs)
     exact = F.conv2d(input.double(), weight.double(), bias.double(), **kwargs)
     assert_as_accurate(ours, F.conv2d(input, weight, bias, **kwargs), exact)
+
+
+def test_winograd_is_chosen_within_its_tolerance():
+    input, weight, bias, kwargs = conv_arguments(**CONVS["wide 3x3"], size=(56, 56))
+    exact = F.conv2d(input.double(), weight.double(), bias.double(), **kwargs)
+    taken = {}
+    try:
+        for tolerance in (0, 1e-5, 1e-4):
+            fastcnn.set_winograd_tolerance(tolerance)
+            (choice,) = fastcnn.explain(functional.conv2d, input, weight, bias, **kwargs).choices
+            taken[tolerance] = choice.taken.name
+            y = functional.conv2d(input, weight, bias, **kwargs)
+            assert (y.double() - exact).norm() <= max(tolerance, 1e-6) * exact.norm()
+    finally:
+        fastcnn.set_winograd_tolerance(1e-5)
+    assert "winograd" not in taken[0]
+    assert taken[1e-5] in ("winograd_f2", "winograd_f4")
+    assert taken[1e-4].startswith("winograd")
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="set_winograd_tolerance: tolerance is"):
+            fastcnn.set_winograd_tolerance(wrong)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -158,7 +158,9 @@ def suite(tmp_path: Path, factor: float) -> tuple[int, str, Path]:
     command = [sys.executable, "-m", "pytest", "-p", "spoil", "benchmarks/bench_overhead.py", "--benchmark-only", "-q",
                "--quick", "--contenders", "fastcnn,eager", "-k", "conv2d", f"--benchmark-json={output}",
                "-p", "no:cacheprovider"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
+    # pytest-benchmark refuses to measure where it sees a worker of pytest-xdist, and this test may run in one.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment = {**inherited, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
                    "FASTCNN_BACKEND": "reference", "OMP_NUM_THREADS": "1"}  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr, output

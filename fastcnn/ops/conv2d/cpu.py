@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastcnn import native
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import layout, native_cpu
+from fastcnn.dispatch import OPERATORS, Candidate, Runner
+from fastcnn.ops import checks, layout, native_cpu
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 from fastcnn.ops.packing import packed
 
@@ -67,6 +67,20 @@ def _candidate(algorithm: str) -> Candidate:
         return run
 
     return Candidate("cpu", algorithm, supports, prepare, dtypes=tuple(native.DTYPES.values()))
+
+
+def set_winograd_tolerance(tolerance: float) -> None:
+    """The largest relative error (L2) that a Winograd kernel may have to be chosen on the CPU.
+
+    The default, 1e-5, admits F(2x2) and F(4x4); 1e-4 admits F(6x6) too; 0 forbids Winograd. Measured errors are a
+    few times smaller than these bounds: see csrc/ops/conv2d/conv2d_cpu.h. Raises ValueError for a negative or
+    non-finite value.
+    """
+    tolerance = checks.real("set_winograd_tolerance", "tolerance", tolerance)
+    if not 0 <= tolerance < float("inf"):
+        raise ValueError(f"set_winograd_tolerance: tolerance is {tolerance}; a finite number from 0 up is allowed")
+    native.library().cpu.set_winograd_tolerance(tolerance)
+    OPERATORS["conv2d"].forget()
 
 
 CANDIDATES: tuple[Candidate, ...] = tuple(
