@@ -9,7 +9,7 @@ import fastcnn
 from fastcnn import functional
 
 # Importing PyTorch's samples forbids setting backend flags for the rest of the process, and other tests set them.
-torch.backends.__allow_nonbracketed_mutation_flag = True
+torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 NAMES = ("conv2d", "local_response_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "linear")
 OPS: dict[str, OpInfo] = {
