@@ -220,7 +220,7 @@ def list_kernels() -> list[dict[str, Any]]:
                     "backend": candidate.backend,
                     "name": candidate.name,
                     "dtypes": list(candidate.dtypes),
-                    "architectures": list(candidate.architectures) or [platform.machine()],
+                    "architectures": list(candidate.architectures) if on_gpu else [platform.machine()],
                     "verified": ledger.status(name) if on_gpu else "by the test suite, on the CPU",
                 }
             )

@@ -66,5 +66,5 @@ def test_kernels_lists_every_candidate():
     assert {row["op"] for row in rows} >= {"conv2d", "local_response_norm", "max_pool2d", "linear", "rbf", "concat"}
     for row in rows:
         assert set(row) >= {"op", "backend", "name", "dtypes", "architectures", "verified"}
-        if row["backend"] in ("cuda", "triton"):
-            assert "sm_" in "".join(row["architectures"])
+        if row["backend"] in ("cuda", "triton"):  # a build without nvcc has CUDA candidates for no architecture
+            assert all(architecture.startswith("sm_") for architecture in row["architectures"])
