@@ -320,14 +320,11 @@ def _is_plain_inference(tensors: Sequence[Tensor | None]) -> bool:
     for tensor in tensors:
         if tensor is not None and ((grad and tensor.requires_grad) or tensor.device.type not in ("cpu", "cuda")):
             return False
-    first = tensors[0]
     return not (
         torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
-        or torch.autograd.forward_ad._current_level >= 0
-        or (first is not None and first.is_complex())
+        or _needs_definition(tensors)
     )
 
 
