@@ -8,7 +8,7 @@ import fastcnn
 from fastcnn import functional
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-LAYOUTS = ["contiguous", "channels_last", "slice", "transposed", "expanded"]
+LAYOUTS = ["contiguous", "channels_last", "slice", "transposed", "expanded", "cropped"]
 
 
 def laid_out(tensor, layout):
@@ -24,6 +24,11 @@ def laid_out(tensor, layout):
         return wide[:, 2 : 2 + C]
     if layout == "transposed":
         return tensor.transpose(2, 3).contiguous().transpose(2, 3)
+    if layout == "cropped":  # rows and images are not dense
+        large = torch.full((N, C, H + 2, W + 3), float("nan"), dtype=tensor.dtype)
+        large = large.contiguous(memory_format=torch.channels_last)
+        large[:, :, 1 : 1 + H, 2 : 2 + W] = tensor
+        return large[:, :, 1 : 1 + H, 2 : 2 + W]
     if layout == "expanded":
         return tensor[:1].expand(N, C, H, W)
     return tensor.contiguous()
@@ -139,6 +144,27 @@ def test_conv2d_may_overwrite_its_residual_and_its_neighbour():
     expected = F.conv2d(wide[:, :5].clone(), weight, bias, **kwargs)
     functional.conv2d(wide[:, :5], weight, bias, out=wide[:, 5:], **kwargs)
     torch.testing.assert_close(wide[:, 5:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_conv2d_may_overwrite_its_input():
+    input, weight, _, kwargs = conv_arguments(C=16, K=16, kernel=(3, 3), padding=1, size=(40, 40))
+    input = input.contiguous(memory_format=torch.channels_last)
+    expected = F.conv2d(input, weight, **kwargs)
+    functional.conv2d(input, weight, out=input, **kwargs)
+    torch.testing.assert_close(input, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+@pytest.mark.parametrize("kernel_size", [1, 2, 3])
+def test_ceil_mode_counts_windows_as_pytorch_does(size, kernel_size):
+    x = torch.randn(1, 2, size, 7)
+    for stride in (1, 2, 3, 4):
+        for padding in range(kernel_size // 2 + 1):
+            window = (kernel_size, stride, padding)
+            for ours, theirs in ((functional.avg_pool2d, F.avg_pool2d), (functional.max_pool2d, F.max_pool2d)):
+                if size + 2 * padding < kernel_size:
+                    continue
+                torch.testing.assert_close(ours(x, *window, ceil_mode=True), theirs(x, *window, ceil_mode=True))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
