@@ -180,6 +180,21 @@ def report(
         commands.report(console, files, against, output)
 
 
+@app.command()
+def claims(
+    only: Annotated[str, typer.Option(help="Only these claims: 1,4.")] = "",
+    output: Annotated[
+        Path | None, typer.Option(help="Write a file (a name, or a folder); claims not measured now stay in it.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Time each contender of a row this long.")] = 0.5,
+) -> None:
+    """Measures eight claims of the networks' papers and says which hold here."""
+    from fastcnn.claims import command
+
+    with _reported():
+        command.run(console, only=only, seconds=seconds, output=output)
+
+
 @contextlib.contextmanager
 def _reported() -> Iterator[None]:
     """Ends the command with the message alone where the user's input, or a result, was wrong."""

@@ -7,7 +7,8 @@ Digits", Alpaydin and Kaynak, 1998, UCI repository; 13 writers): 8x8 counts of i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,21 +107,40 @@ def train(digits: Digits, recipe: Recipe | None = None, on_epoch: Callable[[Epoc
     The seed decides everything random; the global random state is left alone. `on_epoch` is called after
     each epoch. Returns the network in evaluation mode.
     """
+    recipe = recipe or Recipe()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = lenet5(recipe.variant)
+    return fit(model, map_loss if recipe.variant == "paper" else F.cross_entropy, digits, recipe, on_epoch)
+
+
+def fit(
+    model: LeNet5, criterion: Callable[[Tensor, Tensor], Tensor], digits: Digits, recipe: Recipe,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> LeNet5:  # fmt: skip
+    """Trains `model` itself by `criterion(outputs, labels)`, in all else as `train` does; the recipe's variant is
+    not looked at. Returns it in evaluation mode.
+    """
+    with one_thread():
+        return _fit(model, criterion, digits, recipe, on_epoch)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A layer of LeNet-5 is too small to share: on a busy machine, waiting for a second thread takes longer."""
     threads = torch.get_num_threads()
-    # A layer of LeNet-5 is too small to share: on a busy machine, waiting for a second thread takes longer.
     torch.set_num_threads(1)
     try:
-        return _train(digits, recipe or Recipe(), on_epoch)
+        yield
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(digits: Digits, recipe: Recipe, on_epoch: Callable[[Epoch], None] | None) -> LeNet5:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = lenet5(recipe.variant)
+def _fit(
+    model: LeNet5, criterion: Callable[[Tensor, Tensor], Tensor], digits: Digits, recipe: Recipe,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> LeNet5:  # fmt: skip
     generator = torch.Generator().manual_seed(recipe.seed)
-    criterion = map_loss if recipe.variant == "paper" else F.cross_entropy
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
     steps = math.ceil(len(digits.images) / recipe.batch_size) * recipe.epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(

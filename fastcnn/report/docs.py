@@ -15,6 +15,7 @@ python -m fastcnn report --write-docs fills them in from results/*.json; a test 
     time NAME BATCH WHO     a median: NAME a network, or an operator's label with _ for spaces
     ratio NAME BATCH WHO    WHO's time over fastcnn's; WHO may be `best`: the fastest other
     device                  the processor and threads
+    table claims [NUMBER]   the verdicts on the papers' claims, or all about one; from results/claims/*.json
 
 A line that four spaces indent is an example, and left alone.
 
@@ -27,7 +28,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from fastcnn.claims import show
+from fastcnn.claims.record import load as load_claims
 from fastcnn.report.commands import seconds
 from fastcnn.report.plots import network_cases
 from fastcnn.report.results import Results, Row
@@ -62,22 +66,25 @@ def filled(text: str, folder: Path, name: str = "text") -> str:
     Raises:
         ValueError: a marker asks for a figure or device that there is not; the message quotes it.
     """
-    loaded: dict[str, Results] = {}
+    loaded: dict[str, Any] = {}
+    claims: dict[str, Any] = {}
 
     def replace(match: re.Match[str]) -> str:
         line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
         if line.startswith("    "):
             return match[0]
         what, device = match["what"].split(), match["device"]
-        if not loaded:
+        if not loaded and not claims:
             loaded.update({path.stem: Results.load(path) for path in sorted(folder.glob("*.json"))})
-        results = loaded.get(device) if device else next(iter(loaded.values()), None)
+            claims.update({path.stem: load_claims(path) for path in sorted(folder.glob("claims/*.json"))})
+        files = claims if what[:2] == ["table", "claims"] else loaded
+        results = files.get(device) if device else next(iter(files.values()), None)
         if results is None:
             raise ValueError(f"{name}: {match['open']}: no result file {device or ''} in {folder}")
         try:
             figure = _FIGURES[" ".join(what[:2]) if what[0] == "table" else what[0]](results, *what[1:])
         except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{name}: {match['open']}: no such figure in {results.path}: {error}") from None
+            raise ValueError(f"{name}: {match['open']}: no such figure in the results: {error}") from None
         return f"{match['open']}{figure}{match['close']}"
 
     return _FIGURE.sub(replace, text)
@@ -129,10 +136,15 @@ def _peers(results: Results, _: str = "") -> str:
     return "\n" + "\n".join(f"- {name} {version}" for name, version in results.about["versions"].items()) + "\n"
 
 
+def _claims(claims: dict[str, Any], _: str, number: str = "") -> str:
+    return show.markdown(claims["claims"][number]) if number else show.summary(claims)
+
+
 _FIGURES: dict[str, Callable[..., str]] = {
     "time": _time,
     "ratio": _ratio,
     "device": _device,
     "table networks": _networks,
     "table peers": _peers,
+    "table claims": _claims,
 }

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,18 @@ def measure(case: Case, contender: str, threads: int) -> int | None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     found = re.search(r"^bytes (\d+)$", done.stdout, re.MULTILINE)
     return int(found.group(1)) if found else None
+
+
+def during(run: Callable[[], Any]) -> int | None:
+    """Peak bytes that a call holds beyond what the process held before it; None where unknown."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    run()  # whatever a first call allocates for good
+    _settle()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    run()
+    return max(_status("VmHWM") - before, 0)
 
 
 def _status(field: str) -> int:
