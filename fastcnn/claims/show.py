@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -33,12 +34,13 @@ def printed(number: int, entry: dict[str, Any], console: Console) -> None:
     console.print(Text(f"{entry['sentence']}\n({entry['source']})\n"))
     console.print(Text(f"Measured: {entry['measured']}\n"))
     for title, rows in entry["tables"].items():
-        table = Table(title=title, title_justify="left")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
         for column in rows[0]:
-            table.add_column(column, justify="right" if _numeric(rows, column) else "left")
+            numeric = _numeric(rows, column)
+            table.add_column(column, justify="right" if numeric else "left", no_wrap=not numeric)
         for row in rows:
             table.add_row(*map(cell, row.values()))
-        console.print(table)
+        console.print(table, width=max(110, console.width), crop=False)  # narrower, headings would be cut
     console.print(Text(entry["verdict"], style=f"bold {COLOURS[entry['verdict']]}"))
     for part in entry["parts"]:
         console.print(Text(f"  {'yes' if part['holds'] else 'no '}  {part['text']}"))
