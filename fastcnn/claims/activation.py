@@ -17,7 +17,7 @@ from fastcnn.report.timing import Effort
 from fastcnn.train import Digits, load_digits, one_thread
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
-RATES = (0.01, 0.03, 0.1)
+RATES = (0.01, 0.03, 0.1, 0.3)
 RATE_SEEDS, SEEDS = (100,), (0, 1, 2, 3, 4)  # the rate is chosen on seeds of its own
 BATCH, STEPS, EPOCHS = 32, 8, 12  # digits a step, steps between two looks at the training error, epochs at most
 LOOK = 3  # the training error is that of every third training digit: looking must not cost more than learning
