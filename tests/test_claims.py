@@ -409,11 +409,13 @@ def test_other_files_are_refused(tmp_path, text, message):
 
 def test_documentation_is_filled_in(quick_claims, tmp_path):
     assert run("--output", tmp_path / "claims" / "here.json").exit_code == 0
-    text = (
-        "<!-- fastcnn: table claims -->\nold\n<!-- end -->\n<!-- fastcnn(here): table claims 2 -->\nold\n<!-- end -->\n"
+    both = (
+        "<!-- fastcnn: table claims -->\nstale\n<!-- end -->\n",
+        "<!-- fastcnn(here): table claims 2 -->\n<!-- end -->\n",
     )
+    text = "".join(both)
     new = docs.filled(text, tmp_path)
-    assert "old" not in new
+    assert "stale" not in new
     assert "| 1 | claim 1 | holds | 1 of 1 |" in new
     assert "**Holds.**" in new
     assert "- yes: ratio 0.5" in new

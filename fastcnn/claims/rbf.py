@@ -30,7 +30,7 @@ def not_digits(digits: train.Digits) -> dict[str, Tensor]:
     from sklearn.datasets import load_sample_images
 
     generator = torch.Generator().manual_seed(0)
-    photographs = [torch.from_numpy(image).float().mean(-1) for image in load_sample_images().images]
+    photographs = [torch.tensor(image).float().mean(-1) for image in load_sample_images().images]
     crops = []
     for number in range(OTHERS):
         photograph = photographs[number % len(photographs)]

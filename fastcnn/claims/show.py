@@ -40,7 +40,7 @@ def printed(number: int, entry: dict[str, Any], console: Console) -> None:
             table.add_column(column, justify="right" if numeric else "left", no_wrap=not numeric)
         for row in rows:
             table.add_row(*map(cell, row.values()))
-        console.print(table, width=max(110, console.width), crop=False)  # narrower, headings would be cut
+        console.print(table, width=max(140, console.width), crop=False)  # narrower, headings would be cut
     console.print(Text(entry["verdict"], style=f"bold {COLOURS[entry['verdict']]}"))
     for part in entry["parts"]:
         console.print(Text(f"  {'yes' if part['holds'] else 'no '}  {part['text']}"))
