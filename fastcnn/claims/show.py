@@ -37,10 +37,10 @@ def printed(number: int, entry: dict[str, Any], console: Console) -> None:
         table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
         for column in rows[0]:
             numeric = _numeric(rows, column)
-            table.add_column(column, justify="right" if numeric else "left", no_wrap=not numeric)
+            table.add_column(column, justify="right" if numeric else "left", no_wrap=not numeric, overflow="fold")
         for row in rows:
             table.add_row(*map(cell, row.values()))
-        console.print(table, width=max(140, console.width), crop=False)  # narrower, headings would be cut
+        console.print(table)
     console.print(Text(entry["verdict"], style=f"bold {COLOURS[entry['verdict']]}"))
     for part in entry["parts"]:
         console.print(Text(f"  {'yes' if part['holds'] else 'no '}  {part['text']}"))
