@@ -132,6 +132,7 @@ class Operator:
     definition(*tensors, *params)          the operator in differentiable PyTorch operators
     backward(ctx, grad)                    the gradient, in differentiable PyTorch operators
     saved(tensors, output)                 the tensors that `backward` needs
+    setting()                              what a choice depends on that no argument shows: whether TF32 is allowed
     """
 
     # A remembered choice costs about 2 KB; shapes beyond the bound are chosen anew, never refused.
@@ -149,8 +150,10 @@ class Operator:
         saved: Callable[[Sequence[Any], Tensor], Sequence[Any]],
         candidates: Iterable[Candidate],
         tensor_count: int,
+        setting: Callable[[], Any] = lambda: None,
     ) -> None:
         self.name = name
+        self.setting = setting
         self.normalise = normalise
         self.infer = infer
         self.definition = definition
@@ -191,7 +194,10 @@ class Operator:
 
     def run(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
         """Runs the operator by the chosen kernel, without autograd."""
-        key = (params, current_backend(), torch.get_num_threads(), _signature(out), *map(_signature, tensors))
+        key = (
+            params, current_backend(), torch.get_num_threads(), self.setting(),
+            _signature(out), *map(_signature, tensors),
+        )  # fmt: skip
         try:
             runner = self._runners.get(key)
         except TypeError:  # an argument of no use, such as a dict, cannot be looked up: say which it is

@@ -9,7 +9,7 @@ import torch
 
 from fastcnn import ops
 from fastcnn.ops.conv2d.contract import Conv2dProblem
-from fastcnn.ops.conv2d.triton_fused import MaxPoolConv1x1, MergedConv1x1
+from fastcnn.ops.conv2d.triton_fused import MaxPoolConv1x1
 from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, gemm_of
 from fastcnn.ops.linear.triton import as_conv2d
 from fastcnn.ops.triton_backend import DTYPES
@@ -25,6 +25,7 @@ CONVOLUTIONS = {
     "ResNet stem 7x7": (32, 224, 3, 64, 7, 2, 1, False),
     "AlexNet stem 11x11": (32, 224, 3, 96, 11, 4, 1, False),
     "AlexNet 5x5 groups 2": (32, 27, 96, 256, 5, 1, 2, False),
+    "GoogLeNet merged 1x1": (32, 28, 192, 176, 1, 1, 1, False),
     "GoogLeNet 5x5": (32, 28, 16, 32, 5, 1, 1, False),
     "VGG 3x3": (32, 28, 512, 512, 3, 1, 1, False),
     "LeNet 5x5": (32, 32, 1, 6, 5, 1, 1, False),
@@ -101,10 +102,7 @@ def _tiled(dtype: torch.dtype, tf32: bool, target: Target, every: bool) -> Itera
     for name, (N, D, M) in LINEARS.items():
         tensors = (meta(N, D, dtype=dtype), meta(M, D, dtype=dtype), meta(M, dtype=dtype))
         yield from _conv2d(name, Conv2d(as_conv2d(problem(ops.linear, tensors, ("relu",))), target, allow_tf32=tf32))
-    branches = [conv2d_problem(dtype, 32, 28, 192, K, 1, 1, 1, False) for K in (64, 96, 16)]
-    merged = MergedConv1x1(branches, target, allow_tf32=tf32)
-    yield f"merged 1x1 of Inception 3a: {merged.config}", merged.launch
-    tail = MaxPoolConv1x1(branches[0]._replace(K=32), 3, target, allow_tf32=tf32)
+    tail = MaxPoolConv1x1(conv2d_problem(dtype, 32, 28, 192, 32, 1, 1, 1, False), 3, target, allow_tf32=tf32)
     yield f"max-pool + 1x1 of Inception 3a: {tail.config}", tail.launch
     if every:
         for kernel in (1, 3):

@@ -36,8 +36,11 @@ class Slice:
 
 def check(got: torch.Tensor, reference, *inputs: torch.Tensor, floor_scale: float = 1.0) -> None:
     """got is within twice PyTorch's own error of float64, plus floor_scale epsilons of the largest value."""
-    exact = reference(*[x.double() for x in inputs])
-    own = reference(*inputs)
+    compare(got, reference(*inputs), reference(*[x.double() for x in inputs]), floor_scale)
+
+
+def compare(got: torch.Tensor, own: torch.Tensor, exact: torch.Tensor, floor_scale: float) -> None:
+    """The same, of results that are there: `own` PyTorch's, `exact` that in float64."""
     got64, own64 = got.double(), own.double()
     assert got64.shape == exact.shape
     assert torch.equal(got64.isnan(), exact.isnan()), "NaN in different places"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,7 @@ from fastcnn.ops import triton_backend
 
 pytest.importorskip("triton")
 
+from fastcnn.ops import triton_common
 from fastcnn.ops import triton_cost as cost
 from fastcnn.ops.conv2d.triton_launch import Conv2d, box, candidates, descriptor_reason, gemm_of
 from fastcnn.ops.triton_cases import CONVOLUTIONS, conv2d_problem
@@ -44,6 +48,137 @@ def driver(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 7, raising=False)
     return record
+
+
+@pytest.fixture
+def counted(driver, monkeypatch):
+    """The recording driver, taking CPU tensors as those of the current device; counts everything that is built."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from fastcnn.ops.conv2d import triton_launch
+
+    counts = collections.Counter()
+
+    def count(owner, name):
+        real = getattr(owner, name)
+
+        def counting(*args, **kwargs):
+            counts[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(Launch, "__init__")
+    count(Launch, "_load")
+    count(TensorDescriptor, "__post_init__")
+    count(triton_launch, "pack_weight")
+    count(torch, "empty")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(triton_backend, "reason_against", lambda *args, **kwargs: None)
+    monkeypatch.setattr(triton_common, "_workspaces", triton_common._Workspaces())
+    for operator in fastcnn.dispatch.OPERATORS.values():
+        monkeypatch.setattr(operator, "_runners", {})
+    with fastcnn.use_backend("triton"):
+        yield SimpleNamespace(counts=counts, launched=driver.launched)
+
+
+CALLS = {
+    # what is called, how many kernels that launches, how many tensors they read through descriptors
+    "boxes": (lambda f, x: f.conv2d(x(64, 256, 56, 56), x(64, 256, 1, 1), x(64)), 1, 2),
+    "split": (lambda f, x: f.conv2d(x(1, 2048, 7, 7), x(256, 2048, 1, 1), x(256)), 2, 0),
+    "stem": (lambda f, x: f.conv2d(x(32, 3, 64, 64), x(16, 3, 7, 7), stride=2, padding=3), 1, 0),
+    "linear": (lambda f, x: f.linear(x(1, 4096), x(1000, 4096), x(1000)), 2, 0),
+    "max_pool2d": (lambda f, x: f.max_pool2d(x(1, 8, 9, 9), 3, 2), 1, 0),
+    "local_response_norm": (lambda f, x: f.local_response_norm(x(1, 8, 9, 9), 5), 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_second_call_builds_nothing(counted, name, dtype):
+    """From the function to the driver: no launch, descriptor, packed weight or cast, no memory but the output."""
+    call, kernels, descriptors = CALLS[name]
+    tensors = {}
+
+    def tensor(*shape):
+        if shape not in tensors:
+            x = torch.zeros(shape, dtype=dtype)
+            tensors[shape] = x.to(memory_format=torch.channels_last) if len(shape) == 4 else x
+        return tensors[shape]
+
+    with torch.no_grad():
+        call(fastcnn.functional, tensor)
+        assert len(counted.launched) == kernels
+        assert counted.counts["__post_init__"] == descriptors
+        assert counted.counts["__init__"] >= kernels
+        assert counted.counts["_load"] == kernels
+        counted.counts.clear()
+        with forbid_casts():
+            call(fastcnn.functional, tensor)
+    assert len(counted.launched) == 2 * kernels
+    assert counted.counts == {"empty": 1}
+
+
+class forbid_casts:
+    """Fails on Tensor.to and Tensor.copy_: each would be a kernel of its own."""
+
+    def __enter__(self):
+        self.patch = pytest.MonkeyPatch()
+        for name in ("to", "copy_", "float", "clone"):
+            self.patch.setattr(torch.Tensor, name, self.fail)
+
+    def fail(self, *args, **kwargs):
+        raise AssertionError("a tensor is copied on each call")
+
+    def __exit__(self, *exception):
+        self.patch.undo()
+
+
+def test_descriptors_follow_their_tensors(counted):
+    """Another address has another descriptor; none keeps the memory of a tensor that is gone."""
+    weight = torch.zeros(64, 256, 1, 1, dtype=torch.float16)
+    inputs = [torch.zeros(64, 56, 56, 256, dtype=torch.float16).permute(0, 3, 1, 2) for _ in range(2)]
+    with torch.no_grad():
+        for x in inputs:
+            fastcnn.functional.conv2d(x, weight)
+            assert counted.launched[-1][9].base.data_ptr() == x.data_ptr()
+    gone = weakref.ref(inputs[0])
+    del x, inputs[0]
+    assert gone() is None
+
+
+def test_workspaces_are_kept_apart(monkeypatch):
+    """Streams, threads and captured graphs never share scratch memory; it grows, and is never cut."""
+    stream = SimpleNamespace(raw=1, capturing=False)
+    device = SimpleNamespace(index=None)
+    monkeypatch.setattr(triton_common, "_workspaces", triton_common._Workspaces())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: stream.capturing)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: stream.raw, raising=False)
+    monkeypatch.setattr(torch, "empty", lambda n, dtype, device: torch.zeros(n, dtype=dtype))
+
+    def workspace(elements):
+        return triton_common.workspace(elements, device)
+
+    first = workspace(100)
+    assert workspace(50) is first
+    larger = workspace(200)
+    assert larger.numel() >= 200
+    assert workspace(100) is larger
+    stream.raw = 2
+    assert workspace(100) is not larger
+    stream.raw, stream.capturing = 1, True
+    captured = workspace(100)
+    assert captured is not larger
+    assert workspace(100) is not captured
+    stream.capturing = False
+    assert workspace(100) is larger
+    others = []
+    thread = threading.Thread(target=lambda: others.append(workspace(100)))
+    thread.start()
+    thread.join()
+    assert others[0] is not larger
 
 
 def test_launch_compiles_once_and_passes_the_problem(driver):
@@ -86,6 +221,56 @@ def test_unverified_kernels_are_not_chosen_by_default(monkeypatch):
         assert triton_backend.reason_against(name, problem) is None
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
         assert "sm_75" in triton_backend.reason_against(name, problem)
+
+
+@pytest.fixture
+def precisions():
+    """Lets a test change PyTorch's TF32 settings; its older and newer names cannot undo one another."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+SETTINGS = {
+    "allow_tf32": lambda allowed: setattr(torch.backends.cudnn, "allow_tf32", allowed),
+    "fp32_precision": lambda allowed: setattr(
+        torch.backends.cudnn.conv, "fp32_precision", "tf32" if allowed else "ieee"
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_tf32_is_asked_of_the_ledger_at_each_setting(monkeypatch, precisions, setting):
+    """What is verified with TF32 is not verified without it, and the other way round; a remembered choice knows."""
+    asked = []
+
+    def reason_against(kernel, problem, products=None):
+        asked.append(triton_backend.tf32_allowed(products))
+        return "not yet run on hardware"
+
+    monkeypatch.setattr(triton_backend, "reason_against", reason_against)
+    monkeypatch.setattr(fastcnn.ops.conv2d, "_runners", {})
+    x, weight = torch.randn(1, 4, 3, 3), torch.randn(4, 4, 1, 1)
+    with torch.no_grad():
+        for allowed in (True, False):
+            SETTINGS[setting](allowed)
+            asked.clear()
+            fastcnn.functional.conv2d(x, weight)
+            assert set(asked) == {allowed}
+            asked.clear()
+            fastcnn.functional.conv2d(x, weight)
+            assert not asked, "a choice that was made is remembered"
+            SETTINGS[setting](not allowed)
+            SETTINGS[setting](allowed)
+            fastcnn.functional.conv2d(x, weight)
+            assert not asked
+
+
+def test_convolutions_and_products_have_settings_of_their_own(precisions):
+    for conv in (True, False):
+        for matmul in (True, False):
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = conv, matmul
+            assert (triton_backend.tf32_allowed("conv"), triton_backend.tf32_allowed("matmul")) == (conv, matmul)
 
 
 def test_missing_triton_is_a_reason(monkeypatch):
@@ -137,7 +322,7 @@ def test_tuned_choice_wins(monkeypatch):
 
 def test_configurations_are_valid():
     """No flattened loop over taps with 8 warps, which has been miscompiled; splits come from the model alone."""
-    for kernel in ("conv2d", "conv2d_rows", "conv1x1_multi", "max_pool_conv1x1"):
+    for kernel in ("conv2d", "conv2d_rows", "max_pool_conv1x1"):
         for config in cost.configs(kernel):
             assert config.splits == 1
             assert config.num_warps in (4, 8)

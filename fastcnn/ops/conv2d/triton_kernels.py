@@ -38,7 +38,7 @@ def store_tile(
     k = k0 + tl.arange(0, acc.shape[1])
     mask = row_mask[:, None] & (k < K)[None, :]
     if HAS_BIAS:
-        acc += tl.load(bias_ptr + k, mask=k < K, other=0.0)[None, :]
+        acc += tl.load(bias_ptr + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
     if HAS_RESIDUAL:
         acc += tl.load(residual_row + k[None, :], mask=mask, other=0.0).to(tl.float32)
     acc = activate(acc, ACTIVATION)
@@ -241,49 +241,6 @@ def descriptor_tile(
         acc, bias_ptr, (residual_ptr + m * residual_stride)[:, None], (y_ptr + m * y_stride)[:, None], k0, K, row_mask,
         ACTIVATION, HAS_BIAS, HAS_RESIDUAL,
     )  # fmt: skip
-
-
-@jit
-def conv1x1_multi_kernel(
-    x_ptr, w_ptr, bias_ptr, y0_ptr, y1_ptr, y2_ptr, y3_ptr,
-    M, C, x_stride, w_stride,
-    stride0, stride1, stride2, stride3, K0, K1, K2, K3, tile1, tile2, tile3, tiles_k, activated,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, INT64: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Several 1x1 convolutions of one input as one GEMM, each into its own tensor or slice.
-
-    Packed weights give every destination whole tiles of BLOCK_N rows; tile1..3 are the first tiles of
-    destinations 1..3. Bit d of `activated` says whether destination d has the activation.
-    """
-    pid = tl.program_id(0)
-    tile_k = pid % tiles_k
-    m = pid // tiles_k * BLOCK_M + tl.arange(0, BLOCK_M)
-    row_mask = m < M
-    if INT64:
-        m = m.to(tl.int64)
-    row_k = tile_k * BLOCK_N + tl.arange(0, BLOCK_N)
-    x_row = x_ptr + m * x_stride
-    w_row = w_ptr + row_k * w_stride
-    lane = tl.arange(0, BLOCK_K)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for c0 in range(0, C, BLOCK_K):
-        c = c0 + lane
-        a = tl.load(x_row[:, None] + c[None, :], mask=row_mask[:, None] & (c < C)[None, :], other=0.0)
-        b = tl.load(w_row[None, :] + c[:, None], mask=(c < C)[:, None], other=0.0)
-        acc = dot(a, b, acc, PRECISION)
-    y_ptr, y_stride, K, first, d = y0_ptr, stride0, K0, 0, 0
-    if tile_k >= tile1:
-        y_ptr, y_stride, K, first, d = y1_ptr, stride1, K1, tile1, 1
-    if tile_k >= tile2:
-        y_ptr, y_stride, K, first, d = y2_ptr, stride2, K2, tile2, 2
-    if tile_k >= tile3:
-        y_ptr, y_stride, K, first, d = y3_ptr, stride3, K3, tile3, 3
-    acc += tl.load(bias_ptr + row_k)[None, :]
-    acc = tl.where((activated >> d) & 1 == 1, activate(acc, ACTIVATION), acc)
-    k = (tile_k - first) * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask = row_mask[:, None] & (k < K)[None, :]
-    tl.store(y_ptr + (m * y_stride)[:, None] + k[None, :], acc.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @jit

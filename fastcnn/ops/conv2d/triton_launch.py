@@ -162,7 +162,7 @@ def problem_key(p: Conv2dProblem) -> str:
 class Conv2d:
     """conv2d with everything but its tensors bound. Called with (x, packed weight, bias, residual, y).
 
-    bias is float32 or None; residual may be None. `launches` are what is compiled.
+    bias and residual may be None. `launches` are what is compiled.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class Conv2d:
         blocks = ceil_div(gemm.M, config.block_m) * ceil_div(gemm.K, config.block_n)
         return Launch(
             kernels.conv2d_kernel,
-            [p.dtype, p.dtype, torch.float32, p.dtype, torch.float32 if split else p.dtype],
+            [*[p.dtype] * 4, torch.float32 if split else p.dtype],
             {
                 "M": gemm.M,
                 "H": p.H,
@@ -273,7 +273,7 @@ class Conv2d:
         tile = RowTile.of(p.K, elements=512)
         return Launch(
             kernels.reduce_splits_kernel,
-            [torch.float32, torch.float32, p.dtype, p.dtype],
+            [torch.float32, *[p.dtype] * 3],
             {"M": m, "K": p.K, "y_stride": output_stride(p), "residual_stride": p.residual_stride},
             {
                 "SPLITS": self.config.splits,
@@ -310,7 +310,7 @@ class Conv2d:
         grid = min(tiles, self.target.sms * cost.blocks_per_sm(self.target, config)) if config.persistent else tiles
         return Launch(
             kernels.conv2d_descriptor_kernel,
-            [x, w, torch.float32, p.dtype, p.dtype],
+            [x, w, *[p.dtype] * 3],
             {
                 "N": p.N,
                 "C": p.C,
@@ -370,7 +370,6 @@ class Conv2d:
         if self.config.splits == 1:
             self.launches[0](x, weight, bias, residual, y)
             return
-        # From the caching allocator on every call: a workspace kept here would race between streams.
-        partial = torch.empty(self.config.splits * self.gemm.M * self.problem.K, dtype=torch.float32, device=x.device)
+        partial = common.workspace(self.config.splits * self.gemm.M * self.problem.K, x.device)
         self.launches[0](x, weight, bias, residual, partial)
         self.launches[1](partial, bias, residual, y)
