@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import threading
 import weakref
 from types import SimpleNamespace
@@ -90,6 +91,9 @@ CALLS = {
     "stem": (lambda f, x: f.conv2d(x(32, 3, 64, 64), x(16, 3, 7, 7), stride=2, padding=3), 1, 0),
     "linear": (lambda f, x: f.linear(x(1, 4096), x(1000, 4096), x(1000)), 2, 0),
     "max_pool2d": (lambda f, x: f.max_pool2d(x(1, 8, 9, 9), 3, 2), 1, 0),
+    "concat": (lambda f, x: f.concat([x(1, 8, 9, 9), x(1, 8, 9, 9)]), 2, 0),
+    "subsample2d": (lambda f, x: f.subsample2d(x(1, 8, 8, 8), x(8), x(8)), 1, 0),
+    "rbf": (lambda f, x: f.rbf(x(3, 84), x(10, 84)), 1, 0),
     "local_response_norm": (lambda f, x: f.local_response_norm(x(1, 8, 9, 9), 5), 1, 0),
 }
 
@@ -290,6 +294,43 @@ def test_choice_fits_the_target(name, arch):
         found = conv.estimate()
         assert found.seconds >= found.roofline_seconds
         assert "predicted" in str(conv)
+
+
+def test_estimate_counts_what_is_read():
+    """Bytes of a strided 1x1 convolution: a quarter of its input's; a residual is read once more."""
+    projection = conv2d_problem(torch.float16, *CONVOLUTIONS["ResNet projection stride 2"])
+    outputs, weights = 32 * 28 * 28 * 512, 512 * 256
+    assert gemm_of(projection, True).dram_bytes == 2 * (32 * 28 * 28 * 256 + weights + outputs)
+    added = projection._replace(has_residual=True)
+    assert gemm_of(added, True).dram_bytes - gemm_of(projection, True).dram_bytes == 2 * outputs
+
+
+@pytest.mark.parametrize("name", ["VGG 3x3", "ResNet res3 1x1 + residual"])
+def test_estimates_rank_as_hardware_does(name):
+    """More images cost more, by less than in proportion; a newer GPU and fewer bits less; none beats the roofline."""
+
+    def microseconds(dtype, arch, N, tf32=True):
+        found = Conv2d(conv2d_problem(dtype, N, *CONVOLUTIONS[name][1:]), TARGETS[arch], allow_tf32=tf32).estimate()
+        assert found.seconds > found.roofline_seconds > 0
+        return found.seconds * 1e6
+
+    for arch in (80, 90, 100):
+        half = [microseconds(torch.float16, arch, N) for N in (1, 8, 64)]
+        assert half[0] < half[1] < half[2] <= 64 * half[0]
+        assert half[2] < microseconds(torch.float32, arch, 64) <= microseconds(torch.float32, arch, 64, tf32=False)
+    assert microseconds(torch.float16, 80, 64) > microseconds(torch.float16, 90, 64)
+
+
+def test_explain_prints_the_estimate(counted):
+    """With its configuration, its GPU and the word that nothing was measured, for the kernel that is taken."""
+    x, weight = torch.zeros(1, 16, 9, 9), torch.zeros(8, 16, 3, 3)
+    text = " ".join(str(fastcnn.explain(fastcnn.functional.conv2d, x, weight)).replace("│", " ").split())
+    problem = fastcnn.ops.conv2d.infer((x, weight, None, None, None), ((1, 1), (0,) * 4, (1, 1), 1, None))
+    conv = Conv2d(problem, TARGETS[90], descriptor=True)
+    assert f"implicit_gemm_tma taken; {conv.config} on H100: predicted" in text
+    assert re.search(r"predicted \d+\.\d us, [\w ]+-bound, \d+ blocks, .* \(never measured\)", text)
+    text = str(fastcnn.explain(fastcnn.functional.linear, torch.zeros(1, 64), torch.zeros(8, 64)))
+    assert "predicted" in text
 
 
 def test_small_batches_are_split_and_large_ones_not():

@@ -46,6 +46,8 @@ def gemm_of(p: Conv2dProblem, allow_tf32: bool) -> Gemm:
     wide = wide_taps(p)
     element = p.dtype.itemsize
     outputs = p.N * p.P * p.Q * p.K
+    # A 1x1 convolution of stride 2 reads a quarter of the pixels.
+    pixels = p.N * min(p.H, p.P * p.R) * min(p.W, p.Q * p.S)
     return Gemm(
         dtype=p.dtype,
         M=p.N * p.P * p.Q,
@@ -55,7 +57,7 @@ def gemm_of(p: Conv2dProblem, allow_tf32: bool) -> Gemm:
         groups=p.groups,
         precision=precision(p.dtype, allow_tf32),
         dram_bytes=element
-        * (p.N * p.H * p.W * p.C + p.K * p.R * p.S * p.C // p.groups + outputs * (2 if p.has_residual else 1)),
+        * (pixels * p.C + p.K * p.R * p.S * p.C // p.groups + outputs * (2 if p.has_residual else 1)),
     )
 
 
