@@ -160,9 +160,9 @@ def test_large_tiles_are_stored_in_halves():
 
 
 def test_persistent_programs_take_several_tiles(monkeypatch):
-    """Three programs for more tiles than that, the last round ragged."""
+    """Three programs for at least 22 tiles of 16 pixels by 32 channels."""
     monkeypatch.setattr(cost, "blocks_per_sm", lambda target, config: 1)
-    run(torch.float16, PERSISTENT, *CASES["3x3"], target=dataclasses.replace(TARGETS[90], sms=3))
+    run(torch.float16, PERSISTENT, 2, 9, 9, 16, 40, (3, 3), 1, 1, target=dataclasses.replace(TARGETS[90], sms=3))
 
 
 def test_strict_float32_is_three_products():
