@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import re
 import threading
 import weakref
@@ -368,3 +369,24 @@ def test_configurations_are_valid():
             assert config.splits == 1
             assert config.num_warps in (4, 8)
             assert not (config.descriptor and config.num_warps > 4)
+
+
+def test_tiles_that_spill_are_no_candidates():
+    """In the precision and on the architectures that are named, and on the ones that run the same code."""
+    problem = conv2d_problem(torch.float32, *CONVOLUTIONS["VGG 3x3"])
+    tile = cost.Config(64, 64, 128, 4, 3)
+    strict, tf32, half = (
+        gemm_of(problem, False),
+        gemm_of(problem, True),
+        gemm_of(problem._replace(dtype=torch.half), True),
+    )
+    everywhere = dataclasses.replace(tile, spills=("tf32x3",))
+    once = dataclasses.replace(tile, spills=("tf32x3 sm_80",))
+    for arch in (80, 86, 90, 100, 120):
+        target = dataclasses.replace(TARGETS[90], arch=arch)
+        assert cost.spills(everywhere, strict, target)
+        assert not any(cost.spills(everywhere, gemm, target) for gemm in (tf32, half))
+        assert cost.spills(once, strict, target) == (arch in (80, 86))
+        assert not cost.spills(tile, strict, target)
+    for arch, target in TARGETS.items():
+        assert not any(cost.spills(config, strict, target) for config in candidates(problem, target, strict)), arch

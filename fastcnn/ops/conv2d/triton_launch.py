@@ -123,7 +123,7 @@ def candidates(p: Conv2dProblem, target: Target, gemm: Gemm) -> list[Config]:
     found = []
     # Whole filter rows are gathered element by element: many address registers, so smaller tiles.
     for config in cost.configs("conv2d_rows" if wide_taps(p) else "conv2d"):
-        if not cost.fits_precision(config, gemm):
+        if cost.spills(config, gemm, target):
             continue
         if config.descriptor:
             if target.arch >= 90 and descriptor_reason(p, config) is None:
