@@ -13,6 +13,7 @@ set(FASTCNN_ISA_SOURCES
   ops/add_relu/add_relu_cpu.cpp
   ops/concat/concat_cpu.cpp
   ops/conv2d/direct_cpu.cpp
+  ops/conv2d/narrow_cpu.cpp
   ops/conv2d/narrow_groups_cpu.cpp
   ops/conv2d/winograd_cpu.cpp
   ops/elementwise/elementwise_cpu.cpp

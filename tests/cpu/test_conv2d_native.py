@@ -185,6 +185,9 @@ CASES = [
     Case(C=19, K=19, groups=19, H=20, W=40, stride=(2, 2)),
     Case(C=33, K=33, groups=33, H=14, W=30, R=5, S=5, padding=(2, 2), residual=True),
     Case(C=3, K=10, dilation=(2, 1), padding=(3, 0)),
+    Case(C=1, K=1, R=1, S=1, padding=(0, 0)),
+    Case(C=2, K=13, H=33, W=70, dilation=(2, 3), padding=(3, 1), extra=(0, 2), activation="tanh", sliced=True),
+    Case(C=5, K=8, H=40, W=33, R=7, S=7, padding=(3, 9), stride=(2, 1), activation="relu", bias=False),
 ]
 
 

@@ -23,6 +23,7 @@ const Algorithm kAlgorithms[] = {
     {"winograd_f2", 2, 3, 2e-6f, FASTCNN_KERNEL(winograd_f2_conv2d)},
     {"winograd5x5", 4, 5, 1e-5f, FASTCNN_KERNEL(winograd5x5_conv2d)},
     {"narrow_groups", 0, 0, 0, FASTCNN_KERNEL(narrow_groups_conv2d)},
+    {"narrow", 0, 0, 0, FASTCNN_KERNEL(narrow_conv2d)},
     {"staged", 0, 0, 0, FASTCNN_KERNEL(staged_conv2d)},
     {"direct", 0, 0, 0, FASTCNN_KERNEL(direct_conv2d)},
 };
@@ -90,7 +91,14 @@ std::string incapable(const Algorithm& algorithm, const Conv2dProblem& p) {
              ", or divides it and is not below that of input channels; it has " + std::to_string(in) +
              " -> " + std::to_string(out);
   }
-  if (name == "staged" && p.groups != 1) return "needs groups = 1, it is " + std::to_string(p.groups);
+  if ((name == "staged" || name == "narrow") && p.groups != 1)
+    return "needs groups = 1, it is " + std::to_string(p.groups);
+  if (name == "narrow") {
+    if (p.stride_w != 1) return "needs stride 1 along w, it is " + std::to_string(p.stride_w);
+    if (p.has_residual) return "adds no residual";
+    // Its sums are not cut into runs, so a longer one would err more than the other algorithms'.
+    if (p.C * p.R * p.S > 256) return "sums at most 256 products, here " + std::to_string(p.C * p.R * p.S);
+  }
   if (name == "staged" && p.dilation_w != 1)
     return "needs dilation 1 along w, it is " + std::to_string(p.dilation_w);
   return "";
@@ -151,6 +159,15 @@ std::string rule(const Algorithm& algorithm, const Conv2dProblem& p, int threads
   }
   if (name == "narrow_groups" && p.C / p.groups >= kWideGroup)
     return std::to_string(p.C / p.groups) + " channels a group are enough for a matrix product";
+  if (name == "narrow") {
+    const int64_t width = simd_floats(isa());
+    if (2 * p.K > width)
+      return "its " + std::to_string(p.K) + " output channels fill a vector of " + std::to_string(width) +
+             " well enough";
+    if (p.Q < width)
+      return "its lines of " + std::to_string(p.Q) + " pixels do not fill a vector of " +
+             std::to_string(width);
+  }
   if (name == "staged") {
     if (p.R == 1 && p.S == 1) return "a 1x1 kernel reads each input once anyway";
     if (p.dtype == DType::float32 && p.C >= 16)
