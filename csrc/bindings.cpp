@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "base/problem.h"
+#include "cpu/caches.h"
 #include "cpu/isa.h"
 #include "ops/add_relu/add_relu_cpu.h"
 #include "ops/concat/concat_cpu.h"
@@ -363,6 +364,9 @@ void bind_cpu(py::module_ m) {
   m.def("set_isa", &set_isa,
         "For tests: \"avx512\", \"avx2\" or \"baseline\"; packed weights must be packed again.");
   m.def(
+      "caches", [] { return std::make_tuple(caches().l1, caches().l2, caches().l3); },
+      "Bytes of the first, second and third level.");
+  m.def(
       "isas",
       [] {
         std::vector<std::string> names;
@@ -553,8 +557,9 @@ void bind_plan(py::module_& m) {
                                   const Given& y) { self.to_channels_last(problem, In(x), In(y)); })
       .def("to_channels_first", [](Plan& self, const LayoutProblem& problem, const Given& x,
                                    const Given& y) { self.to_channels_first(problem, In(x), In(y)); })
-      .def("finalize", &Plan::finalize,
-           "Places the buffers; from here on the plan may run, and may not change.")
+      .def("finalize", &Plan::finalize, py::arg("slices") = 1,
+           "Places the buffers; from here on the plan may run, and may not change. With slices, inputs and\n"
+           "outputs are so many times as long, and run() needs an arena for each thread.")
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)
       .def(
           "run",

@@ -12,8 +12,9 @@ set(FASTCNN_CPU_SOURCES
 set(FASTCNN_ISA_SOURCES
   ops/add_relu/add_relu_cpu.cpp
   ops/concat/concat_cpu.cpp
-  ops/conv2d/depthwise_cpu.cpp
   ops/conv2d/direct_cpu.cpp
+  ops/conv2d/narrow_cpu.cpp
+  ops/conv2d/narrow_groups_cpu.cpp
   ops/conv2d/winograd_cpu.cpp
   ops/elementwise/elementwise_cpu.cpp
   ops/linear/gemm_cpu.cpp

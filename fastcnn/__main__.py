@@ -8,6 +8,7 @@ import json as json_module
 import platform
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -193,6 +194,22 @@ def claims(
 
     with _reported():
         command.run(console, only=only, seconds=seconds, output=output)
+
+
+@app.command()
+def tune(
+    networks: Annotated[str, typer.Option(help="The layers of these networks; with commas.")] = "",
+    batches: Annotated[str, typer.Option(help="At these batches: 1,8.")] = "1,8",
+    seconds: Annotated[float, typer.Option(min=0.01, help="Time each algorithm of a layer this long.")] = 0.1,
+) -> None:
+    """Checks the rules that choose a convolution's algorithm on this CPU, by timing every algorithm."""
+    from fastcnn import tune
+    from fastcnn.report import commands, suite, timing
+
+    with _reported():
+        plan = suite.plan("cpu", networks=commands.split(networks))
+        effort = replace(timing.QUICK, seconds=seconds)
+        tune.run(console, plan.selection.networks, [commands.batch(size) for size in commands.split(batches)], effort)
 
 
 @contextlib.contextmanager

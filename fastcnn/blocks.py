@@ -1,10 +1,13 @@
 """The blocks of GoogLeNet and ResNet; users find them in fastcnn.nn."""
 
+from typing import Any
+
 import torch
 from torch.overrides import has_torch_function
 
 import fastcnn.functional as F
 from fastcnn import nn
+from fastcnn.ops.packing import joined
 
 SHORTCUTS = ("A", "B", "none")
 
@@ -33,7 +36,9 @@ class Inception(torch.nn.Module):
 
     y = [conv1x1(x), conv3x3(conv1x1(x)), conv5x5(conv1x1(x)), conv1x1(maxpool3x3(x))], ReLU after every conv
 
-    Without gradients every branch writes straight into its channels of the output: nothing is concatenated.
+    Without gradients every branch writes straight into its channels of the output: nothing is concatenated. The
+    three 1x1 convolutions of the input then run as one, which reads it once: into a tensor that begins with the
+    two reductions, and whose other channels are returned.
 
     Args:
         in_channels: channels of the input.
@@ -61,6 +66,7 @@ class Inception(torch.nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.reductions = (ch3x3red, ch5x5red)
         self.branch_channels = (ch1x1, ch3x3, ch5x5, pool_proj)
 
         def conv(in_channels: int, out_channels: int, kernel_size: int) -> torch.nn.Module:
@@ -88,19 +94,39 @@ class Inception(torch.nn.Module):
             return F.concat([branch(input) for branch in branches])
         if input.dim() != 4:
             raise ValueError(f"Inception: input has shape {tuple(input.shape)}, expected (N, C, H, W)")
+        reduce3, conv3 = self.branch2
+        reduce5, conv5 = self.branch3
+        pool, projection = self.branch4
+        entry: tuple[Any, ...] = (reduce3, reduce5, self.branch1)
+        merged = all(map(_is_plain, entry)) and not torch.nn.modules.module._has_any_global_hook()
+        widths = (*self.reductions, *self.branch_channels) if merged else self.branch_channels
         N, _, H, W = input.shape
-        output = torch.empty(
-            (N, sum(self.branch_channels), H, W),
-            dtype=input.dtype,
-            device=input.device,
-            memory_format=torch.channels_last,
+        wide = torch.empty(
+            (N, sum(widths), H, W), dtype=input.dtype, device=input.device, memory_format=torch.channels_last
         )
-        slices = output.split(self.branch_channels, dim=1)
-        self.branch1(input, out=slices[0])
-        for branch, out in zip((self.branch2, self.branch3, self.branch4), slices[1:], strict=True):
-            first, second = branch
-            second(first(input), out=out)
-        return output
+        *reduced, out1, out3, out5, out_pool = wide.split(widths, dim=1)
+        if merged:
+            first = sum(widths[:3])
+            weight, bias = joined([conv.weight for conv in entry]), joined([conv.bias for conv in entry])
+            F.conv2d(input, weight, bias, activation="relu", out=wide[:, :first])
+        else:
+            self.branch1(input, out=out1)
+            reduced = [reduce3(input), reduce5(input)]
+        conv3(reduced[0], out=out3)
+        conv5(reduced[1], out=out5)
+        projection(pool(input), out=out_pool)
+        return wide[:, sum(self.reductions) :] if merged else wide
+
+
+def _is_plain(conv: torch.nn.Module) -> bool:
+    """Whether nothing but the weights of a 1x1 convolution of Inception's matters: no other class, no hook."""
+    return (
+        type(conv) is nn.Conv2d
+        and (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
+        and conv.activation == "relu"
+        and conv.bias is not None
+        and not (conv._forward_hooks or conv._forward_pre_hooks)
+    )
 
 
 class PadShortcut(torch.nn.Module):

@@ -132,6 +132,7 @@ class Operator:
     definition(*tensors, *params)          the operator in differentiable PyTorch operators
     backward(ctx, grad)                    the gradient, in differentiable PyTorch operators
     saved(tensors, output)                 the tensors that `backward` needs
+    setting()                              what a choice depends on that no argument shows: whether TF32 is allowed
     """
 
     # A remembered choice costs about 2 KB; shapes beyond the bound are chosen anew, never refused.
@@ -149,8 +150,10 @@ class Operator:
         saved: Callable[[Sequence[Any], Tensor], Sequence[Any]],
         candidates: Iterable[Candidate],
         tensor_count: int,
+        setting: Callable[[], Any] = lambda: None,
     ) -> None:
         self.name = name
+        self.setting = setting
         self.normalise = normalise
         self.infer = infer
         self.definition = definition
@@ -164,6 +167,9 @@ class Operator:
     def __call__(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
         """Runs the operator. `params` are hashable, as the user gave them."""
         if not torch.compiler.is_compiling():
+            runner = self._remembered(tensors, params, out)
+            if runner is not None:
+                return runner(*tensors, out)
             if not (tensors and all(t is None or _is_dense(t) for t in (*tensors, out))):
                 self.infer((*tensors, out), self.normalise(tensors, params))  # raises
             if _is_plain_inference(tensors):
@@ -191,7 +197,7 @@ class Operator:
 
     def run(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
         """Runs the operator by the chosen kernel, without autograd."""
-        key = (params, current_backend(), torch.get_num_threads(), _signature(out), *map(_signature, tensors))
+        key = self._key(tensors, params, out)
         try:
             runner = self._runners.get(key)
         except TypeError:  # an argument of no use, such as a dict, cannot be looked up: say which it is
@@ -204,6 +210,27 @@ class Operator:
                 self._runners.clear()
             self._runners[key] = runner
         return runner(*tensors, out)
+
+    def _key(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None) -> Any:
+        """What a choice is remembered by."""
+        key = [params, current_backend(), torch.get_num_threads(), self.setting()]
+        for tensor in (*tensors, out):
+            key += (None,) if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        return tuple(key)
+
+    def _remembered(
+        self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None
+    ) -> Runner | None:
+        """The runner of a call like one before, in plain inference; None for any other: that takes the long way.
+
+        What a key has fixed is not asked again, so a wrong argument is only noticed as one that has no key.
+        """
+        try:
+            if _recorders or not _is_plain_inference(tensors):
+                return None
+            return self._runners.get(self._key(tensors, params, out))
+        except (AttributeError, RuntimeError, TypeError, IndexError):
+            return None
 
     def forget(self) -> None:
         """Forgets every remembered choice: for a setting that the choice depends on."""
@@ -304,12 +331,6 @@ def _is_dense(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.layout is torch.strided
 
 
-def _signature(tensor: Tensor | None) -> Any:
-    if tensor is None:
-        return None
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-
-
 def _is_plain_inference(tensors: Sequence[Tensor | None]) -> bool:
     """Whether a call may skip torch.library: no gradient, transform, mode, tracer or profiler would miss it.
 
@@ -318,7 +339,7 @@ def _is_plain_inference(tensors: Sequence[Tensor | None]) -> bool:
     """
     grad = torch.is_grad_enabled()
     for tensor in tensors:
-        if tensor is not None and ((grad and tensor.requires_grad) or tensor.device.type not in ("cpu", "cuda")):
+        if tensor is not None and ((grad and tensor.requires_grad) or not (tensor.is_cpu or tensor.is_cuda)):
             return False
     return not (
         torch._C._len_torch_dispatch_stack()

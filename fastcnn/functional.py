@@ -352,7 +352,7 @@ def _kernel_is(op: str, weight: Any, size: int) -> None:
 
 def _autocasts(input: Any) -> bool:
     """Whether torch.autocast is on for the device of `input`; asked about "meta", PyTorch raises."""
-    if not isinstance(input, Tensor) or input.device.type == "meta":
+    if not torch._C._is_any_autocast_enabled() or not isinstance(input, Tensor) or input.device.type == "meta":
         return False
     return torch.is_autocast_enabled(input.device.type)
 

@@ -6,7 +6,6 @@ threads may run it at once, each with an arena of its own from `Arenas`.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,9 +68,10 @@ class PlanBuilder:
         getattr(self._plan, operation)(*arguments)
         self.kernels.append(f"{operation} {kernel}".rstrip())
 
-    def build(self) -> Plan:
-        self._plan.finalize()
-        return Plan(self._plan, tuple(self.kernels), tuple(self._constants))
+    def build(self, slices: int = 1) -> Plan:
+        """The plan; with slices, inputs and outputs are so many times as long as declared."""
+        self._plan.finalize(slices)
+        return Plan(self._plan, tuple(self.kernels), tuple(self._constants), slices)
 
 
 @dataclass(frozen=True)
@@ -81,27 +81,27 @@ class Plan:
     native: Any
     kernels: tuple[str, ...]
     constants: tuple[Tensor, ...]
+    slices: int = 1
 
-    @property
-    def arena_bytes(self) -> int:
-        return self.native.arena_bytes
+    def arena_bytes(self, threads: int) -> int:
+        return self.native.arena_bytes * min(threads, self.slices)
 
 
 class Arenas:
     """Memory for plans: each run takes an arena and gives it back, so that no two runs share one."""
 
     def __init__(self) -> None:
-        self._free: list[Tensor] = []
-        self._lock = threading.Lock()
+        self._free: list[Tensor] = []  # a list's pop and append need no lock
 
     def take(self, bytes: int) -> Tensor:
-        with self._lock:
-            arena = self._free.pop() if self._free else None
-        if arena is None or arena.numel() < bytes:
+        try:
+            arena = self._free.pop()
+            if arena.numel() >= bytes:
+                return arena
             del arena  # before the larger one is made
-            arena = torch.empty(bytes, dtype=torch.uint8)
-        return arena
+        except IndexError:
+            pass
+        return torch.empty(bytes, dtype=torch.uint8)
 
     def give_back(self, arena: Tensor) -> None:
-        with self._lock:
-            self._free.append(arena)
+        self._free.append(arena)

@@ -112,10 +112,10 @@ def _verify(operator: Operator, candidate: Candidate, dtype: str, device: torch.
                 refused = reason
                 continue
             try:
-                runner = candidate.prepare(problem)
                 exact = operator.definition(*(None if t is None else t.double() for t in tensors), *params)
                 for tf32 in (True, False) if dtype == "float32" else (False,):
                     with _tf32(tf32):
+                        runner = candidate.prepare(problem)
                         ours = runner(*tensors, None)
                         theirs = operator.definition(*tensors, *params)
                     error, allowed = _error(ours, exact), TF32_ERROR

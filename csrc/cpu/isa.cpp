@@ -50,6 +50,8 @@ const char* isa_name(Isa isa) {
   return "?";
 }
 
+int simd_floats(Isa isa) { return isa == Isa::avx512 ? 16 : isa == Isa::avx2 ? 8 : 4; }
+
 bool isa_available(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512)

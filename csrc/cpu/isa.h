@@ -19,6 +19,7 @@ enum class Isa { baseline, avx2, avx512 };
 // The chosen one: the best that this processor has, or what FASTCNN_CPU_ISA or set_isa() demanded.
 Isa isa();
 const char* isa_name(Isa isa);
+int simd_floats(Isa isa);        // floats in a vector: kWidth of its namespace
 bool isa_available(Isa isa);     // compiled in, and this processor has it
 void set_isa(const char* name);  // throws std::invalid_argument, in one sentence, if unknown or unavailable
 

@@ -102,6 +102,17 @@ FASTCNN_INLINE Vec sqrt(Vec a) {
 #endif
 }
 
+// Lane i of the result is lane `from[i]` of a, 0 <= from[i] < kWidth.
+FASTCNN_INLINE Vec permute(Vec a, IntVec from) {
+#if FASTCNN_SIMD_BYTES == 64
+  return (Vec)_mm512_permutexvar_ps((__m512i)from, (__m512)a);
+#elif FASTCNN_SIMD_BYTES == 32
+  return (Vec)_mm256_permutevar8x32_ps((__m256)a, (__m256i)from);
+#else
+  return __builtin_shuffle(a, from);
+#endif
+}
+
 // The sums of the lanes of a, b, c and d in lanes 0 to 3 (and again in every further group of four).
 FASTCNN_INLINE Vec sum4(Vec a, Vec b, Vec c, Vec d) {
   // Within each group of four lanes: interleave, add, interleave, add; then add the groups.

@@ -1,5 +1,6 @@
 #include "cpu/thread_pool.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -148,15 +149,60 @@ class Pool {
   int size_ = 0;
 };
 
+// PyTorch's operators run on libgomp's threads, which spin for milliseconds after their work. Threads of our
+// own would meet them on every core: ResNet-50 with its layers called one by one, batch normalisation by
+// PyTorch, took as long on two threads as on one. So we run on libgomp's threads too, where PyTorch has
+// loaded it.
+struct Gomp {
+  void (*parallel)(void (*)(void*), void*, unsigned threads, unsigned flags);
+  int (*thread_num)();
+  int (*max_threads)();
+
+  Gomp()
+      : parallel(find<decltype(parallel)>("GOMP_parallel")),
+        thread_num(find<decltype(thread_num)>("omp_get_thread_num")),
+        max_threads(find<decltype(max_threads)>("omp_get_max_threads")) {}
+
+  bool usable() const { return parallel && thread_num && max_threads; }
+
+  // A team of another size than the last is made of new threads: it always has as many as PyTorch's.
+  void run(Job& job, int workers) const {
+    struct Team {
+      Job& job;
+      int workers;
+      const Gomp& gomp;
+    } team{job, workers, *this};
+    const int size = max_threads() > workers ? max_threads() : workers;
+    parallel(
+        [](void* data) {
+          const Team& mine = *static_cast<Team*>(data);
+          const int number = mine.gomp.thread_num();
+          if (number >= mine.workers) return;
+          inside_task = true;
+          mine.job.run(number);
+          inside_task = false;
+        },
+        &team, size, 0);
+  }
+
+ private:
+  template <class F>
+  static F find(const char* name) {
+    return reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+  }
+};
+
 // Never destroyed: workers sleep in it until the process ends. A forked child has none of the parent's
 // threads, and whatever they held locked stays locked: it takes a new pool.
 std::atomic<Pool*> current_pool{nullptr};
+std::atomic<bool> forked{false};  // libgomp does not survive a fork
 
 Pool& pool() {
   static const bool once = [] {
     current_pool = new Pool;
     pthread_atfork(nullptr, nullptr, [] {
       current_pool = new Pool;
+      forked = true;
       inside_task = false;
     });
     return true;
@@ -172,13 +218,17 @@ void run_tasks(int threads, int64_t tasks, void (*call)(void*, int64_t, int), vo
   job.call = call;
   job.function = function;
   job.tasks = tasks;
+  const int wanted = static_cast<int>(threads < tasks ? threads : tasks);
+  static const Gomp gomp;
+  Pool& own = pool();
   if (inside_task) {
     job.run(0);
+  } else if (gomp.usable() && !forked.load(std::memory_order_relaxed)) {
+    gomp.run(job, wanted);
   } else {
     thread_local std::vector<Worker*> claimed;
     claimed.clear();
-    const int wanted = static_cast<int>(threads < tasks ? threads : tasks) - 1;
-    pool().claim(wanted, claimed);
+    own.claim(wanted - 1, claimed);
     for (size_t i = 0; i < claimed.size(); ++i) {
       claimed[i]->number = static_cast<int>(i) + 1;
       claimed[i]->start(&job);
@@ -187,7 +237,7 @@ void run_tasks(int threads, int64_t tasks, void (*call)(void*, int64_t, int), vo
     job.run(0);
     inside_task = false;
     for (Worker* worker : claimed) worker->finish(&job);
-    pool().release(claimed);
+    own.release(claimed);
   }
   if (job.exception) std::rethrow_exception(job.exception);
 }

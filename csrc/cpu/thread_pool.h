@@ -1,9 +1,10 @@
-// Fork-join over a pool of this library's own threads.
+// Fork-join over the threads of PyTorch's own operators, or over a pool of this library's.
 //
-// A call claims up to threads - 1 idle workers, the caller takes part, and all of them draw task numbers from
-// one counter. The pool grows to the largest number of threads asked for. Calls from several threads share
-// the workers; a call that finds none idle runs alone. A call inside a task runs serially. A forked child
-// starts with an empty pool.
+// Where PyTorch has loaded libgomp, its team does the work: two sets of spinning threads would fight for the
+// cores. Elsewhere, and in a forked child, which libgomp's threads do not survive, a call claims up to
+// threads - 1 idle workers of a pool that grows to the largest number asked for; a call that finds none idle
+// runs alone. Either way the caller takes part, all draw task numbers from one counter, and a call inside a
+// task runs serially.
 #pragma once
 
 #include <cstdint>

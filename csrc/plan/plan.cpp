@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "cpu/thread_pool.h"
 #include "ops/add_relu/add_relu_cpu.h"
 #include "ops/concat/concat_cpu.h"
 #include "ops/elementwise/elementwise_cpu.h"
@@ -225,8 +226,11 @@ void Plan::to_channels_first(const LayoutProblem& p, Place x, Place y) {
       [p](Pointers at, int threads) { fastcnn::to_channels_first(p, at[0], at[1], threads); });
 }
 
-void Plan::finalize() {
-  if (arena_bytes_ >= 0) return;
+void Plan::finalize(int64_t slices) {
+  if (arena_bytes_ >= 0) throw std::invalid_argument("plan: finalized, it cannot change");
+  if (slices < 1)
+    throw std::invalid_argument("plan: slices is " + std::to_string(slices) + ", must be at least 1");
+  slices_ = slices;
   std::vector<Buffer*> order;
   for (Buffer& buffer : buffers_)
     if (buffer.kind == Kind::arena && buffer.first >= 0) order.push_back(&buffer);
@@ -246,7 +250,7 @@ void Plan::finalize() {
                                    [](Buffer* a, Buffer* b) { return a->offset < b->offset; }),
                   buffer);
   }
-  arena_bytes_ = total;
+  arena_bytes_ = (total + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 int64_t Plan::arena_bytes() const {
@@ -270,16 +274,25 @@ void Plan::run(const std::vector<void*>& inputs, const std::vector<void*>& outpu
       throw std::invalid_argument("plan: the address of " +
                                   std::string(buffer.kind == Kind::input ? "input " : "output ") +
                                   std::to_string(buffer.index) + " is 0");
+  if (slices_ == 1) return run_slice(0, inputs, outputs, static_cast<char*>(arena), threads);
+  parallel_for(threads, slices_, [&](int64_t slice, int worker) {
+    run_slice(slice, inputs, outputs, static_cast<char*>(arena) + worker * arena_bytes_, 1);
+  });
+}
+
+void Plan::run_slice(int64_t slice, const std::vector<void*>& inputs, const std::vector<void*>& outputs,
+                     char* arena, int threads) const {
   for (const Op& op : ops_) {
     void* at[kMaxOperands] = {};
     for (size_t i = 0; i < op.operands.size(); ++i) {
       const Place& place = op.operands[i].place;
       if (place.buffer < 0) continue;
       const Buffer& buffer = buffers_[place.buffer];
-      void* base = buffer.kind == Kind::arena   ? static_cast<char*>(arena) + buffer.offset
-                   : buffer.kind == Kind::input ? inputs[buffer.index]
-                                                : outputs[buffer.index];
-      at[i] = static_cast<char*>(base) + place.offset;
+      char* base = buffer.kind == Kind::arena
+                       ? arena + buffer.offset
+                       : static_cast<char*>((buffer.kind == Kind::input ? inputs : outputs)[buffer.index]) +
+                             slice * buffer.bytes;
+      at[i] = base + place.offset;
     }
     // A thread is worth waking for several microseconds of work.
     const double useful = 1 + op.flop / 5e5 + op.description.bytes / double{64 << 10};

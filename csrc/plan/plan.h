@@ -6,6 +6,9 @@
 //
 // Arena. A buffer lives from the first operation that touches it to the last. finalize() places the buffers
 // one by one, largest first, each at the lowest offset where no buffer that lives at the same time lies.
+//
+// Slices. A plan made for a few images runs a batch of `slices` times as many, slice by slice: the whole
+// network on one slice stays in a core's cache, and threads meet once a batch instead of once a layer.
 #pragma once
 
 #include <cstdint>
@@ -47,8 +50,10 @@ class Plan {
   void to_channels_last(const LayoutProblem& problem, Place x, Place y);
   void to_channels_first(const LayoutProblem& problem, Place x, Place y);
 
-  void finalize();
-  int64_t arena_bytes() const;  // align the arena to 64 bytes
+  void finalize(int64_t slices = 1);
+  // Of one arena, aligned to 64. With slices run() needs one for each thread, end to end.
+  int64_t arena_bytes() const;
+  // Inputs and outputs hold their slices end to end.
   void run(const std::vector<void*>& inputs, const std::vector<void*>& outputs, void* arena,
            int threads) const;
 
@@ -83,11 +88,14 @@ class Plan {
   };
   void add(Description description, std::vector<Operand> operands, std::function<void(Pointers, int)> call);
   int declare(Kind kind, int64_t bytes);
+  void run_slice(int64_t slice, const std::vector<void*>& inputs, const std::vector<void*>& outputs,
+                 char* arena, int threads) const;
 
   std::vector<Buffer> buffers_;
   std::vector<Op> ops_;
   int inputs_ = 0, outputs_ = 0;
   int64_t arena_bytes_ = -1;  // < 0 until finalize()
+  int64_t slices_ = 1;
 };
 
 }  // namespace fastcnn

@@ -32,7 +32,7 @@ def pixel_stride(tensor: Tensor) -> int | None:
 
 def channels_last(tensor: Tensor) -> Tensor:
     """The tensor itself if a kernel can read it in place, else a dense channels_last copy."""
-    if pixel_stride(tensor) is not None:
+    if tensor.is_contiguous(memory_format=torch.channels_last) or pixel_stride(tensor) is not None:
         return tensor
     return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor)
 
@@ -45,7 +45,8 @@ def input_stride(tensor: Tensor) -> int:
 
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     """An uninitialised dense channels_last tensor of `like`'s dtype and device."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    _, C, H, W = shape
+    return torch.empty_strided(shape, (H * W * C, 1, W * C, C), dtype=like.dtype, device=like.device)
 
 
 def may_overlap(out: Tensor, other: Tensor | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastcnn import native
@@ -25,6 +26,13 @@ def reason_against(problem: Any) -> str | None:
     if problem.y_stride is None:
         return "out is not a channels_last tensor or channel slice, or overlaps an input"
     return None
+
+
+def float32(tensor: Tensor) -> Tensor:
+    """A bias or another constant as the kernels read it."""
+    if tensor.dtype is torch.float32 and tensor.is_contiguous():
+        return tensor
+    return tensor.to(torch.float32).contiguous()
 
 
 def unary_candidates(kernel: str, native_problem: Callable[[Any], Any]) -> tuple[Candidate, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +33,28 @@ def packed(weight: Tensor, kernel: Hashable, pack: Callable[[Tensor], Tensor]) -
     return result
 
 
+_joined: dict[tuple[int, ...], tuple[list[weakref.ref[Tensor]], list[tuple[int, int]], Tensor]] = {}
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """`torch.cat(tensors)`, remembered as `packed` remembers."""
+    if any(tensor.is_inference() for tensor in tensors):
+        return torch.cat(list(tensors))
+    key = tuple(map(id, tensors))
+    state = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
+    entry = _joined.get(key)
+    if entry is not None:
+        references, known, result = entry
+        if known == state and all(r() is t for r, t in zip(references, tensors, strict=True)):
+            return result
+    # Not an inference tensor, which has no version counter: a kernel would pack it on each call.
+    with torch.inference_mode(False), torch.no_grad():
+        result = torch.cat([tensor.detach() for tensor in tensors])
+    _joined[key] = [weakref.ref(tensor, lambda _: _joined.pop(key, None)) for tensor in tensors], state, result
+    return result
+
+
 def clear_packed() -> None:
     """Forgets every packed weight."""
     _packed.clear()
+    _joined.clear()

@@ -9,7 +9,6 @@ import torch
 
 from fastcnn import ops
 from fastcnn.ops.conv2d.contract import Conv2dProblem
-from fastcnn.ops.conv2d.triton_fused import MaxPoolConv1x1, MergedConv1x1
 from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, gemm_of
 from fastcnn.ops.linear.triton import as_conv2d
 from fastcnn.ops.triton_backend import DTYPES
@@ -25,6 +24,7 @@ CONVOLUTIONS = {
     "ResNet stem 7x7": (32, 224, 3, 64, 7, 2, 1, False),
     "AlexNet stem 11x11": (32, 224, 3, 96, 11, 4, 1, False),
     "AlexNet 5x5 groups 2": (32, 27, 96, 256, 5, 1, 2, False),
+    "GoogLeNet merged 1x1": (32, 28, 192, 176, 1, 1, 1, False),
     "GoogLeNet 5x5": (32, 28, 16, 32, 5, 1, 1, False),
     "VGG 3x3": (32, 28, 512, 512, 3, 1, 1, False),
     "LeNet 5x5": (32, 32, 1, 6, 5, 1, 1, False),
@@ -70,7 +70,7 @@ def cases(arch: int, *, every: bool = False) -> Iterator[tuple[str, Launch]]:
 def _memory_bound(dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
     from fastcnn.ops.add_relu.triton_kernels import add_relu
     from fastcnn.ops.concat.triton_kernels import copy_slice
-    from fastcnn.ops.lrn.triton_kernels import lrn, lrn_max_pool2d
+    from fastcnn.ops.lrn.triton_kernels import lrn
     from fastcnn.ops.pool.triton_kernels import adaptive_avg_pool2d, pool2d
     from fastcnn.ops.rbf.triton_kernels import rbf
     from fastcnn.ops.subsample2d.triton_kernels import subsample2d
@@ -79,7 +79,6 @@ def _memory_bound(dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
     normalise = problem(ops.local_response_norm, (x,), (5, 1e-4, 0.75, 2.0))
     pool = problem(ops.max_pool2d, (x,), (3, 2, 1, 1, False))
     yield "lrn", lrn(normalise)
-    yield "lrn + max_pool2d", lrn_max_pool2d(normalise, pool)
     yield "max_pool2d", pool2d(pool)
     yield "avg_pool2d", pool2d(problem(ops.avg_pool2d, (x,), (3, 2, 1, False, True, None)))
     yield "adaptive_avg_pool2d", adaptive_avg_pool2d(problem(ops.adaptive_avg_pool2d, (x,), (1,)))
@@ -101,11 +100,6 @@ def _tiled(dtype: torch.dtype, tf32: bool, target: Target, every: bool) -> Itera
     for name, (N, D, M) in LINEARS.items():
         tensors = (meta(N, D, dtype=dtype), meta(M, D, dtype=dtype), meta(M, dtype=dtype))
         yield from _conv2d(name, Conv2d(as_conv2d(problem(ops.linear, tensors, ("relu",))), target, allow_tf32=tf32))
-    branches = [conv2d_problem(dtype, 32, 28, 192, K, 1, 1, 1, False) for K in (64, 96, 16)]
-    merged = MergedConv1x1(branches, target, allow_tf32=tf32)
-    yield f"merged 1x1 of Inception 3a: {merged.config}", merged.launch
-    tail = MaxPoolConv1x1(branches[0]._replace(K=32), 3, target, allow_tf32=tf32)
-    yield f"max-pool + 1x1 of Inception 3a: {tail.config}", tail.launch
     if every:
         for kernel in (1, 3):
             p = conv2d_problem(dtype, 32, 56, 128, 128, kernel, 1, 1, True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,10 +104,21 @@ class Descriptor:
     def signature(self) -> str:
         return f"tensordesc<{TRITON_TYPES[self.dtype]}[{','.join(map(str, self.block))}]>"
 
-    def bind(self, tensor: torch.Tensor) -> Any:
+    def bind(self, base: torch.Tensor | Address) -> Any:
         from triton.tools.tensor_descriptor import TensorDescriptor
 
-        return TensorDescriptor(tensor, list(self.shape), list(self.strides), list(self.block))
+        return TensorDescriptor(base, list(self.shape), list(self.strides), list(self.block))
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """All that a descriptor needs of its tensor: a descriptor that is kept must not keep the tensor's memory."""
+
+    address: int
+    dtype: torch.dtype
+
+    def data_ptr(self) -> int:
+        return self.address
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +189,7 @@ class Launch:
         self.options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
         self._tail = (*numbers.values(), *constants.values())
         self._descriptors = [(i, t) for i, t in enumerate(tensors) if isinstance(t, Descriptor)]
+        self._bound: dict[tuple[int, int], Any] = {}
         self._compiled: dict[tuple[int, bool], Any] = {}
         names = kernel.arg_names
         given = [*names[: len(tensors)], *numbers, *constants]
@@ -215,7 +228,10 @@ class Launch:
     def __call__(self, *tensors: torch.Tensor) -> None:
         if INTERPRETING:
             if math.prod(self.grid):
-                self.kernel[self.grid](*self._bound(tensors), *self._tail)
+                args = list(tensors)
+                for i, descriptor in self._descriptors:
+                    args[i] = descriptor.bind(tensors[i])
+                self.kernel[self.grid](*args, *self._tail)
             return
         device = tensors[0].device.index
         if device != torch.cuda.current_device():
@@ -230,16 +246,23 @@ class Launch:
         stream = torch._C._cuda_getCurrentRawStream(device)
         compiled.run(
             *self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None,
-            *self._bound(tensors), *self._tail,
+            *(self._with_descriptors(tensors) if self._descriptors else tensors), *self._tail,
         )  # fmt: skip
 
-    def _bound(self, tensors: Sequence[torch.Tensor]) -> Sequence[Any]:
-        """The tensors, as descriptors where the kernel takes those."""
-        if not self._descriptors:
-            return tensors
+    # The caching allocator hands out the same few addresses; a program of many shapes starts the memory anew.
+    MAX_BOUND = 256
+
+    def _with_descriptors(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
+        """The arguments, with a descriptor for each tensor that the kernel takes so, built once an address."""
         args: list[Any] = list(tensors)
         for i, descriptor in self._descriptors:
-            args[i] = descriptor.bind(tensors[i])
+            key = i, tensors[i].data_ptr()
+            bound = self._bound.get(key)
+            if bound is None:
+                if len(self._bound) >= self.MAX_BOUND:
+                    self._bound.clear()
+                bound = self._bound[key] = descriptor.bind(Address(key[1], descriptor.dtype))
+            args[i] = bound
         return args
 
     def _load(self, device: torch.device, aligned: bool) -> Any:
@@ -248,6 +271,32 @@ class Launch:
             compiled = self.compile(major * 10 + minor, aligned)
             compiled._init_handles()
         return compiled
+
+
+class _Workspaces(threading.local):
+    """One tensor for each (device, stream) of a thread."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[tuple[int, int], torch.Tensor] = {}
+
+
+_workspaces = _Workspaces()
+
+
+def workspace(elements: int, device: torch.device) -> torch.Tensor:
+    """float32 scratch memory for kernels that are launched one after the other on the current stream.
+
+    It is kept, and shared by all such pairs of launches: work on one stream runs in its order, and another thread,
+    which could launch between the two, has its own. A CUDA graph that is being captured gets memory of its own: it
+    may be replayed beside any stream.
+    """
+    if INTERPRETING or device.index != torch.cuda.current_device() or torch.cuda.is_current_stream_capturing():
+        return torch.empty(elements, dtype=torch.float32, device=device)
+    key = device.index, torch._C._cuda_getCurrentRawStream(device.index)
+    kept = _workspaces.tensors.get(key)
+    if kept is None or kept.numel() < elements:
+        kept = _workspaces.tensors[key] = torch.empty(elements, dtype=torch.float32, device=device)
+    return kept
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,8 +29,8 @@ SHARED_BYTES_PER_SECOND = 128 * 1.7e9  # one SM's shared memory
 class Config:
     """A tile and how it is run. block_k is counted in bytes, so that one list serves all dtypes.
 
-    float32: whether float32 may use it, whose large tiles can spill. strict: whether tf32x3 may, which keeps
-    both halves of the operands in registers besides.
+    spills: the precisions in which its registers spill ("tf32", or "tf32x3", which keeps both halves of the
+    operands in registers besides), with the architecture ("tf32x3 sm_80") where it is one only.
     """
 
     block_m: int
@@ -40,8 +41,7 @@ class Config:
     splits: int = 1
     descriptor: bool = False
     persistent: bool = False
-    strict: bool = True
-    float32: bool = True
+    spills: tuple[str, ...] = ()
 
     def block_k(self, dtype: torch.dtype) -> int:
         return self.block_k_bytes // dtype.itemsize
@@ -62,11 +62,15 @@ class Config:
         return f"{tile} {self.num_warps} warps {self.num_stages} stages{flags}"
 
 
+def _config(entry: dict[str, Any]) -> Config:
+    return Config(**entry | {"spills": tuple(entry.get("spills", ()))})
+
+
 @functools.cache
 def configs(kernel: str) -> tuple[Config, ...]:
     """The candidates of tuning/triton.json for a kernel: every one of them compiles without spills."""
     table = json.loads((TUNING / "triton.json").read_text())
-    return tuple(Config(**entry) for entry in table[kernel])
+    return tuple(_config(entry) for entry in table[kernel])
 
 
 @functools.cache
@@ -76,7 +80,7 @@ def tuned(device: str) -> dict[str, Config]:
     path = TUNING / f"triton-{name}.json"
     if not path.exists():
         return {}
-    return {key: Config(**entry) for key, entry in json.loads(path.read_text())["entries"].items()}
+    return {key: _config(entry) for key, entry in json.loads(path.read_text())["entries"].items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +118,12 @@ class Estimate:
         )
 
 
-def fits_precision(config: Config, gemm: Gemm) -> bool:
-    """False for tiles that spill at the problem's precision."""
-    if gemm.dtype == torch.float32 and not config.float32:
+def spills(config: Config, gemm: Gemm, target: Target) -> bool:
+    """Whether a tile is known to spill in the problem's precision on the target, or on the one before it."""
+    if gemm.dtype != torch.float32:
         return False
-    return config.strict or gemm.precision != "tf32x3"
+    architecture = max(arch for arch in (80, 90, 100) if arch <= max(80, target.arch))
+    return bool({gemm.precision, f"{gemm.precision} sm_{architecture}"} & set(config.spills))
 
 
 def peak_flops(target: Target, dtype: torch.dtype, precision: str) -> float:

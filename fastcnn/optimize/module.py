@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from fastcnn.dispatch import current_backend
 from fastcnn.optimize import lower
 from fastcnn.optimize.network import Network, decode, encode
-from fastcnn.optimize.program import Program, Unknown, is_channels_first
+from fastcnn.optimize.program import Program, Unknown
 from fastcnn.optimize.report import Report, Row
 from fastcnn.plan import Arenas
 
@@ -180,7 +180,7 @@ def _attribute(module: Any, path: str) -> Any:
 def _signature(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return type(value), value
-    return value.shape, value.dtype, value.device, is_channels_first(value)
+    return value.shape, value.stride(), value.dtype, value.device
 
 
 _PLAIN = (Tensor, nn.Parameter, int, float, bool, str, type(None))
@@ -192,7 +192,7 @@ def _is_plain_inference(inputs: Any) -> bool:
     for value in inputs:
         if type(value) not in _PLAIN:
             return False
-        if isinstance(value, Tensor) and ((grad and value.requires_grad) or value.device.type not in ("cpu", "cuda")):
+        if isinstance(value, Tensor) and ((grad and value.requires_grad) or not (value.is_cpu or value.is_cuda)):
             return False
     return not (
         torch._C._len_torch_dispatch_stack()
@@ -200,6 +200,5 @@ def _is_plain_inference(inputs: Any) -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
         or torch.autograd.forward_ad._current_level >= 0
-        or torch.is_autocast_enabled("cpu")
-        or torch.is_autocast_enabled("cuda")
+        or torch._C._is_any_autocast_enabled()
     )

@@ -7,6 +7,7 @@ wants them, so that nothing is left to copy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fastcnn import native
 from fastcnn.dispatch import current_backend
 from fastcnn.ops import layout
 from fastcnn.optimize import lower
@@ -99,6 +101,18 @@ class Output:
     dtype: torch.dtype
     values: list[tuple[Node, tuple[int, ...], tuple[int, ...], int]]  # node, shape, strides, offset
 
+    def allocate(self, values: Values) -> int:
+        """Makes the memory and the values in it; returns its address."""
+        if len(self.values) == 1:
+            node, shape, strides, offset = self.values[0]
+            if offset == 0 and math.prod(shape) * self.dtype.itemsize == self.bytes:
+                memory = values[node] = torch.empty_strided(shape, strides, dtype=self.dtype)
+                return memory.data_ptr()
+        memory = torch.empty(self.bytes // self.dtype.itemsize, dtype=self.dtype)
+        for node, shape, strides, offset in self.values:
+            values[node] = memory.as_strided(shape, strides, offset)
+        return memory.data_ptr()
+
 
 @dataclass
 class PlanStep:
@@ -111,16 +125,14 @@ class PlanStep:
     threads: int
     frees: tuple[Node, ...] = ()
 
+    def __post_init__(self) -> None:
+        self.arena_bytes = self.plan.arena_bytes(self.threads)
+
     def run(self, values: Values) -> None:
         inputs = [_dense(values[node]) if convert else values[node] for node, convert in self.inputs]
-        outputs = []
-        for output in self.outputs:
-            memory = torch.empty(output.bytes // output.dtype.itemsize, dtype=output.dtype)
-            outputs.append(memory.data_ptr())
-            for node, shape, strides, offset in output.values:
-                values[node] = memory.as_strided(shape, strides, offset)
         addresses = [x.data_ptr() for x in inputs]
-        arena = self.arenas.take(self.plan.arena_bytes)
+        outputs = [output.allocate(values) for output in self.outputs]
+        arena = self.arenas.take(self.arena_bytes)
         try:
             if torch.autograd._profiler_enabled():
                 with torch.profiler.record_function("fastcnn::plan"):
@@ -133,12 +145,20 @@ class PlanStep:
 
 def _dense(x: Tensor) -> Tensor:
     """The tensor as a plan reads it: channels last, or rows, without gaps."""
-    if x.dim() != 4:
-        return x.contiguous()
-    return x if layout.pixel_stride(x) == x.shape[1] else x.contiguous(memory_format=torch.channels_last)
+    return (
+        x
+        if _is_dense(x)
+        else x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
+    )
 
 
-def is_channels_first(x: Any) -> bool:
+def _is_dense(x: Any) -> bool:
+    if not isinstance(x, Tensor):
+        return True
+    return x.is_contiguous() if x.dim() != 4 else layout.pixel_stride(x) == x.shape[1]
+
+
+def _is_channels_first(x: Any) -> bool:
     """Whether an input lies in (N, C, H, W) order and no other."""
     return isinstance(x, Tensor) and x.dim() == 4 and x.is_contiguous() and layout.pixel_stride(x) is None
 
@@ -151,7 +171,7 @@ def _strides(shape: Sequence[int], view: View) -> tuple[int, ...]:
 
 
 class Program:
-    """Runs the network on inputs of one set of shapes. Immutable: several threads may run it at once."""
+    """Runs the network on inputs of one set of shapes and strides. Immutable: several threads may run it at once."""
 
     def __init__(
         self,
@@ -172,7 +192,10 @@ class Program:
             if node.op == "get_attr"
         }
         # Inputs that lie as (N, C, H, W) in memory: the plan brings them into channels_last order.
-        self._images = {p for p, x in zip(self._placeholders, inputs, strict=True) if is_channels_first(x)}
+        self._images = {p for p, x in zip(self._placeholders, inputs, strict=True) if _is_channels_first(x)}
+        self._read_in_place = self._images | {
+            p for p, x in zip(self._placeholders, inputs, strict=True) if _is_dense(x)
+        }
         self._constants: Values = {}
         self._steps: list[TorchStep | PlanStep] = []
         self.rows: list[Row] = []
@@ -186,7 +209,8 @@ class Program:
             step.run(values)
             for node in step.frees:
                 del values[node]
-        return fx.map_arg(self._output.args[0], values.__getitem__)
+        result = self._output.args[0]
+        return values[result] if isinstance(result, fx.Node) else fx.map_arg(result, values.__getitem__)
 
     @property
     def plans(self) -> list[Plan]:
@@ -248,14 +272,18 @@ class Program:
         read = dict.fromkeys(
             a for n in nodes for a in n.all_input_nodes if a not in inside and a not in self._constants
         )
+        slices = self._slices([*read, *nodes])
+        meta = self._meta.copy()
+        for node in (*read, *nodes):
+            meta[node] = meta[node][: len(meta[node]) // slices]
         for node in read:
-            x = self._meta[node]
+            x = meta[node]
             views[node] = View(Buffer(x.numel() * x.element_size()), 0, x.shape[1])
         inputs = [views[node].buffer for node in read]
         images = [(node, views[node]) for node in read if node in self._images]
         for node, raw in images:
             views[node] = View(Buffer(raw.buffer.bytes), 0, raw.stride)
-        _place(nodes, inside, self._meta, views)
+        _place(nodes, inside, meta, views)
         outputs: dict[Buffer, Output] = {}
         handed_on: list[Node] = []  # views of the plan's inputs that others read: not the plan's to make
         for node in nodes:
@@ -264,28 +292,46 @@ class Program:
                 if view.buffer in inputs:
                     handed_on.append(node)
                     continue
-                output = outputs.setdefault(view.buffer, Output(view.buffer.bytes, y.dtype, []))
+                output = outputs.setdefault(view.buffer, Output(slices * view.buffer.bytes, y.dtype, []))
                 output.values.append((node, tuple(y.shape), _strides(y.shape, view), view.offset))
 
         builder = PlanBuilder(inputs, list(outputs))
-        context = lower.Context(builder, self._meta, self._tensors, self._weights, views, self._threads)
+        threads = self._threads if slices == 1 else 1  # of an operation
+        context = lower.Context(builder, meta, self._tensors, self._weights, views, threads)
         for node, raw in images:
             lower.emit_channels_last(context, node, raw)
             self._row(node, builder.kernels[-1], "")
         for node in nodes:
             before = len(builder.kernels)
-            if not lower.is_view(node, self._meta):
+            if not lower.is_view(node, meta):
                 lower.LOWERINGS[node.target].emit(context, node)
             self._row(node, ", ".join(builder.kernels[before:]) or "no kernel: in place", "")
         step = PlanStep(
-            builder.build(),
-            tuple((node, node not in self._images) for node in read),
+            builder.build(slices),
+            tuple((node, node not in self._read_in_place) for node in read),
             tuple(outputs.values()),
             self._arenas,
             self._threads,
         )
         self._steps.append(step)
         self._steps.extend(TorchStep(node, self._function(node)) for node in handed_on)
+
+    def _slices(self, nodes: list[Node]) -> int:
+        """Into how many equal parts a segment's batch is cut, so that a part stays in a core's cache; 1 for not at all.
+
+        Only a small network fits with its weights. Every value must have the batch as its first dimension.
+        """
+        values = [self._meta[node] for node in nodes]
+        batch = len(values[0])
+        if batch == 1 or any(len(value) != batch for value in values):
+            return 1
+        weights = {a for node in nodes for a in node.all_input_nodes if a in self._constants}
+        weight_bytes = sum(t.nbytes for t in map(self._constants.__getitem__, weights) if isinstance(t, Tensor))
+        image_bytes = 2 * max(value.nbytes for value in values) // batch
+        _, l2, _ = native.library().cpu.caches()
+        images = (l2 // 2 - weight_bytes) // image_bytes
+        fitting = [s for s in range(1, batch + 1) if batch % s == 0 and s >= self._threads and batch // s <= images]
+        return min(fitting, default=1)
 
     def _free_early(self) -> None:
         """Each value is dropped after the last step that reads it."""

@@ -36,12 +36,12 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    plan = suite.plan(device, quick, _split(networks), _split(contenders))
+    plan = suite.plan(device, quick, split(networks), split(contenders))
     plan = replace(plan, memory=plan.memory or memory)
     if seconds_each:
         plan = replace(plan, effort=replace(timing.FULL, seconds=seconds_each))
     if batches:
-        sizes = tuple(_batch(size) for size in _split(batches))
+        sizes = tuple(batch(size) for size in split(batches))
         plan = replace(plan, selection=replace(plan.selection, op_batches=sizes, network_batches=sizes))
     kinds = tuple(kinds)
     for kind in kinds:
@@ -175,13 +175,13 @@ def print_slower(made: Results, old: Results, console: Console) -> None:
     console.print(table)
 
 
-def _batch(text: str) -> int:
+def batch(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"bench: batch {text!r} is not a whole number of at least 1")
+        raise ValueError(f"batch {text!r} is not a whole number of at least 1")
     return int(text)
 
 
-def _split(names: str) -> tuple[str, ...]:
+def split(names: str) -> tuple[str, ...]:
     return tuple(filter(None, (name.strip() for name in names.split(","))))
 
 

@@ -11,6 +11,7 @@ In Markdown, a figure stands between two comments, in a line or as a block:
 python -m fastcnn report --write-docs fills them in from results/*.json; a test fails if that would change a file.
 
     table networks          fastcnn, PyTorch and the other engines: medians at every batch
+    table operators         fastcnn against PyTorch over the layers of the networks, an operator or kernel size a line
     table peers             the version of every engine
     time NAME BATCH WHO     a median: NAME a network, or an operator's label with _ for spaces
     ratio NAME BATCH WHO    WHO's time over fastcnn's; WHO may be `best`: the fastest other
@@ -26,6 +27,7 @@ file by name serves.
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from fastcnn.claims.record import load as load_claims
 from fastcnn.report.commands import seconds
 from fastcnn.report.plots import network_cases
 from fastcnn.report.results import Results, Row
-from fastcnn.report.summary import NAMES, ORDER, speed_up
+from fastcnn.report.summary import NAMES, ORDER, geometric_mean, speed_up
 
 _FIGURE = re.compile(
     r"(?P<open><!-- fastcnn(?:\((?P<device>[^)]*)\))?: (?P<what>[^>]*?) -->)(?P<old>.*?)(?P<close><!-- end -->)",
@@ -111,7 +113,9 @@ def _ratio(results: Results, label: str, batch: str, contender: str = "best") ->
 
 def _device(results: Results) -> str:
     about = results.about
-    return f"{about['device']}, {about['threads']} threads" if about["kind"] == "cpu" else str(about["device"])
+    if about["kind"] != "cpu":
+        return str(about["device"])
+    return f"{about['device']} ({about['isa']}), {about['threads']} threads"
 
 
 def _networks(results: Results, _: str = "") -> str:
@@ -132,6 +136,27 @@ def _networks(results: Results, _: str = "") -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
+def _operators(results: Results, _: str = "") -> str:
+    """Ratios above 1: fastcnn is faster."""
+    grouped: dict[str, list[tuple[float, float]]] = {}
+    for (kind, label, batch, dtype, _device, _image), rows in results.cases.items():
+        ratio = speed_up(rows, "eager")
+        if kind == "op" and batch == 1 and dtype == "float32" and ratio is not None:
+            words = label.split()
+            name = " ".join(words[:2]) if words[0] == "conv2d" else words[0]
+            grouped.setdefault(name, []).append((ratio, rows["fastcnn"].of_floor))
+    lines = [
+        "| operator | shapes | PyTorch / fastcnn, geometric mean | least | most | of the roofline, median |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, found in sorted(grouped.items()):
+        ratios = [ratio for ratio, _ in found]
+        floor = statistics.median(share for _, share in found)
+        cells = (geometric_mean(ratios), min(ratios), max(ratios))
+        lines.append(f"| {name} | {len(found)} | {' | '.join(f'{cell:.2f}' for cell in cells)} | {floor:.0%} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
 def _peers(results: Results, _: str = "") -> str:
     return "\n" + "\n".join(f"- {name} {version}" for name, version in results.about["versions"].items()) + "\n"
 
@@ -145,6 +170,7 @@ _FIGURES: dict[str, Callable[..., str]] = {
     "ratio": _ratio,
     "device": _device,
     "table networks": _networks,
+    "table operators": _operators,
     "table peers": _peers,
     "table claims": _claims,
 }

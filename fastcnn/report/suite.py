@@ -39,7 +39,7 @@ class Plan:
         return [name for name in names if CONTENDERS[name].takes(case)]
 
     def with_memory(self, case: Case) -> bool:
-        return self.memory and case.kind == "network" and case.batch <= 8 and not case.image
+        return self.memory and case.kind == "network" and case.subject in FIVE and case.batch == 1 and not case.image
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -163,6 +163,16 @@ CASES = [
     Case(C=40, K=72, R=5, S=5, padding=(2, 2), activation="relu", residual=True, sliced=True),
     Case(C=24, K=36, groups=2),
     Case(C=24, K=36, groups=12, stride=(2, 1), activation="relu", residual=True, sliced=True),
+    Case(C=104, K=104, groups=13, H=11, W=19, activation="relu", residual=True, sliced=True),
+    Case(C=48, K=48, groups=12, H=13, W=20, stride=(2, 2), sliced=True),
+    Case(C=80, K=80, groups=5, H=9, W=16, stride=(2, 2), activation="relu", sliced=True),
+    Case(C=64, K=64, groups=2, H=16, W=15, activation="relu", residual=True, sliced=True),
+    Case(C=40, K=32, groups=2, R=2, S=4, padding=(2, 3), dilation=(2, 1), stride=(1, 3), activation="tanh"),
+    Case(C=24, K=48, groups=12, R=5, S=5, padding=(2, 2), sliced=True),
+    Case(C=4, K=8, groups=4, dilation=(1, 2), activation="sigmoid", residual=True, sliced=True),
+    Case(C=64, K=64, groups=8, R=1, S=1, padding=(0, 0), stride=(2, 1)),
+    Case(C=32, K=64, groups=4, N=1, H=1, W=1, sliced=True),
+    Case(C=64, K=192, groups=2, N=1, H=15, W=14, R=5, S=5, padding=(2, 2), residual=True, sliced=True),
     Case(C=37, K=37, groups=37, activation="relu", sliced=True),
     Case(C=37, K=37, groups=37, stride=(2, 2), residual=True),
     Case(C=16, K=16, groups=16, R=5, S=5, padding=(2, 2), dilation=(1, 2)),
@@ -175,6 +185,9 @@ CASES = [
     Case(C=19, K=19, groups=19, H=20, W=40, stride=(2, 2)),
     Case(C=33, K=33, groups=33, H=14, W=30, R=5, S=5, padding=(2, 2), residual=True),
     Case(C=3, K=10, dilation=(2, 1), padding=(3, 0)),
+    Case(C=1, K=1, R=1, S=1, padding=(0, 0)),
+    Case(C=2, K=13, H=33, W=70, dilation=(2, 3), padding=(3, 1), extra=(0, 2), activation="tanh", sliced=True),
+    Case(C=5, K=8, H=40, W=33, R=7, S=7, padding=(3, 9), stride=(2, 1), activation="relu", bias=False),
 ]
 
 
@@ -213,6 +226,8 @@ def test_nan_and_infinity_go_where_they_belong(isa: str, name: str) -> None:
         Case(R=1, S=1, padding=(0, 0)),
         Case(C=3, R=7, S=7, stride=(2, 2), padding=(3, 3)),
         Case(C=21, K=21, groups=21),
+        Case(C=48, K=48, groups=6, activation="relu"),
+        Case(C=48, K=48, groups=3, stride=(2, 2)),
     ):
         if not capable(case, name):
             continue
@@ -276,6 +291,12 @@ def test_rules_name_the_faster_algorithm() -> None:
     assert ", winograd_f2 at" in _C.cpu.conv2d_reason("winograd_f4", few_tiles, 2)
     tiny = Run(Case(N=1, H=4, W=4, C=8, K=8)).problem()
     assert "too small" in _C.cpu.conv2d_reason("winograd_f4", tiny, 2)
+    grouped = Run(Case(N=1, H=13, W=13, C=384, K=384, groups=2)).problem()
+    assert _C.cpu.conv2d_reason("winograd_f4", grouped, 2) == ""
+    narrow = Run(Case(N=1, H=28, W=28, C=256, K=256, groups=32)).problem()
+    assert _C.cpu.conv2d_reason("narrow_groups", narrow, 2) == ""
+    assert "8 channels a group are too few" in _C.cpu.conv2d_reason("winograd_f4", narrow, 2)
+    assert "192 channels a group are enough" in _C.cpu.conv2d_reason("narrow_groups", grouped, 2)
     strided = Run(Case(stride=(2, 2))).problem()
     assert _C.cpu.conv2d_reason("winograd_f4", strided, 2) == "winograd_f4: needs stride 1"
 

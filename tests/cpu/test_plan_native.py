@@ -204,6 +204,26 @@ def test_layouts(dtype: torch.dtype, shape: tuple[int, ...], stride: int) -> Non
     assert torch.equal(back, nchw(wide[..., :C]))
 
 
+def test_slices_of_a_batch() -> None:
+    """A plan made for two images runs a batch of ten; each thread has an arena."""
+    plan = _C.cpu.Plan()
+    p = problem("CopySlice", element_size=4, pixels=6, C=8, x_stride=8, y_stride=8)
+    x, y, between = plan.input(192), plan.output(192), plan.buffer(192)
+    plan.copy_slice(p, x, between)
+    relu = problem("Elementwise", dtype=torch.float32, function=_C.Elementwise.relu, pixels=6, C=8)
+    relu.a_stride = relu.y_stride = 8
+    plan.elementwise(relu, between, None, y)
+    plan.finalize(slices=5)
+    for threads in (1, 2, 3):
+        a, b = torch.randn(10, 3, 8), torch.full((10, 3, 8), torch.nan)
+        guarded = torch.full((threads * plan.arena_bytes + 64,), 0xFF, dtype=torch.uint8)
+        plan.run([a.data_ptr()], [b.data_ptr()], guarded.data_ptr(), threads)
+        assert torch.equal(b, a.relu())
+        assert (guarded[-64:] == 0xFF).all(), "wrote beyond the arenas"
+    with pytest.raises(ValueError, match="slices is 0, must be at least 1"):
+        _C.cpu.Plan().finalize(slices=0)
+
+
 def test_misuse_is_refused() -> None:
     plan = _C.cpu.Plan()
     p = problem("CopySlice", element_size=4, pixels=10, C=8, x_stride=8, y_stride=8)

@@ -99,6 +99,29 @@ def test_average(isa, dtype, shape, ceil_mode, count_include_pad, divisor) -> No
         out.assert_neighbours_untouched()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("extra", [0, 5])
+def test_narrow_pixels_end_to_end(isa, dtype, extra) -> None:
+    """Fewer channels than a vector holds, input without gaps: a kernel of its own."""
+    for shape in ((2, 9, 13, 1), (1, 28, 28, 6), (3, 5, 4, 15)):
+        x = torch.randn(shape).to(dtype)
+        x[0, 2, 3, 0], x[-1, -1, -1, -1] = float("nan"), float("inf")
+        for kernel, stride, padding in WINDOWS:
+            for ceil_mode in (False, True):
+                expected = nhwc(F.max_pool2d(nchw(x), kernel, stride, padding, ceil_mode=ceil_mode))
+                out = Slice(tuple(expected.shape), dtype, extra, extra // 2)
+                pool(x, out.data, "max", **window(kernel, stride, padding))
+                torch.testing.assert_close(out.data, expected, rtol=0, atol=0, equal_nan=True)
+                out.assert_neighbours_untouched()
+                for include in (False, True):
+                    arguments = (kernel, stride, padding, ceil_mode, include)
+                    expected = nhwc(F.avg_pool2d(nchw(x), *arguments))
+                    out = Slice(tuple(expected.shape), dtype, extra, extra // 2)
+                    pool(x, out.data, "average", count_include_pad=int(include), **window(kernel, stride, padding))
+                    assert_as_accurate(out.data, expected, nhwc(F.avg_pool2d(nchw(x).double(), *arguments)))
+                    out.assert_neighbours_untouched()
+
+
 def test_max_beyond_the_caches(isa: str) -> None:
     x = torch.randn(7, 120, 120, 192)  # its output of 77 MB is streamed
     expected = nhwc(F.max_pool2d(nchw(x), 3, 1, 1))

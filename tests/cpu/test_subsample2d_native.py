@@ -33,11 +33,13 @@ def run(x: torch.Tensor, coefficient, bias, size: int, activation: str, y: torch
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(("shape", "size"), [((2, 28, 28, 6), 2), ((1, 11, 9, 33), 3), ((3, 10, 10, 16), 2)])
-def test_matches_pytorch(isa, dtype, activation, shape, size) -> None:
-    x = sliced(torch.randn(shape).to(dtype))
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize(("shape", "size"), [((2, 28, 28, 6), 2), ((1, 11, 9, 33), 3), ((3, 10, 10, 15), 2)])
+def test_matches_pytorch(isa, dtype, activation, shape, size, gaps) -> None:
+    x = torch.randn(shape).to(dtype)
+    x = sliced(x) if gaps else x
     coefficient, bias = torch.randn(2, shape[-1])
-    out = Slice((shape[0], shape[1] // size, shape[2] // size, shape[3]), dtype)
+    out = Slice((shape[0], shape[1] // size, shape[2] // size, shape[3]), dtype, *(() if gaps else (0, 0)))
     run(x, coefficient, bias, size, activation, out.data)
     theirs = reference(x, coefficient.to(dtype), bias.to(dtype), size, activation)
     exact = reference(x.double(), coefficient.double(), bias.double(), size, activation)

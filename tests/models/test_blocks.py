@@ -1,10 +1,14 @@
 """The public blocks: fastcnn.nn.{Inception, BasicBlock, Bottleneck}."""
 
+import gc
+
 import pytest
 import torch
 from model_helpers import random_state, relative_error
 
+import fastcnn
 from fastcnn import blocks, nn
+from fastcnn.ops import layout, packing
 
 
 def settled(module: torch.nn.Module) -> torch.nn.Module:
@@ -28,7 +32,7 @@ def test_inception_writes_slices_that_equal_the_concatenation(batch: int, batch_
     with torch.no_grad():
         written = block(x)
     assert written.shape == (batch, 5 + 11 + 9 + 6, 9, 7)
-    assert written.is_contiguous(memory_format=torch.channels_last)
+    assert layout.pixel_stride(written) is not None, "kernels read the output in place"
     torch.testing.assert_close(concatenated, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(written, expected, rtol=1e-4, atol=1e-5)
 
@@ -43,6 +47,67 @@ def test_inception_writes_every_branch_straight_into_the_output() -> None:
     storage = output.untyped_storage().data_ptr()
     assert [out.untyped_storage().data_ptr() for out in seen] == [storage] * 4
     assert [out.storage_offset() for out in seen] == [0, 8, 16, 24]
+
+
+def convolutions(block: torch.nn.Module, x: torch.Tensor) -> list[int]:
+    """The output channels of each convolution that a call runs."""
+    return [choice.problem.K for choice in fastcnn.explain(block, x).choices if choice.operator == "conv2d"]
+
+
+def test_inception_reads_its_input_in_one_convolution() -> None:
+    block = settled(nn.Inception(16, 8, 9, 10, 11, 12, 13))
+    x = torch.randn(2, 16, 5, 7)
+    assert convolutions(block, x) == [9 + 11 + 8, 10, 12, 13]
+    with torch.no_grad():
+        before = block(x)
+        block.branch3[0].bias += 1
+        block.branch1.weight *= -1
+        after = block(x)
+    torch.testing.assert_close(after, block(x), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(before[:, :8], after[:, :8])
+    assert torch.equal(before[:, 8:18], after[:, 8:18]), "the 3x3 branch has changed"
+    assert not torch.equal(before[:, 18:30], after[:, 18:30])
+
+
+def test_inception_calls_convolutions_that_are_not_plain() -> None:
+    """A hook, another activation or another class of one convolution is not lost by merging it."""
+    x = torch.randn(1, 16, 5, 5)
+    separate = [8, 8, 8, 8, 8, 8]
+    seen = []
+    block = settled(nn.Inception(16, 8, 8, 8, 8, 8, 8))
+    handle = block.branch2[0].register_forward_hook(lambda *args: seen.append(args))
+    assert convolutions(block, x) == separate
+    assert seen
+    handle.remove()
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *args: None)
+    assert convolutions(block, x) == separate
+    handle.remove()
+    assert len(convolutions(block, x)) == 4
+    block.branch1.activation = None
+    assert convolutions(block, x) == separate
+    with torch.no_grad():
+        torch.testing.assert_close(block(x)[:, :8], block.branch1(x))
+    block = settled(nn.Inception(16, 8, 8, 8, 8, 8, 8))
+    torch.nn.utils.parametrizations.weight_norm(block.branch3[0])
+    assert convolutions(block, x) == separate
+
+
+def test_inception_joins_its_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packing.clear_packed()
+    block = settled(nn.Inception(16, 8, 8, 8, 8, 8, 8))
+    x = torch.randn(1, 16, 5, 5)
+    with torch.inference_mode():
+        block(x)
+        assert len(packing._joined) == 2
+        packed = [entry[-1] for entry in packing._packed.values()]
+        monkeypatch.setattr(torch, "cat", None)
+        block(x)
+        assert all(a is entry[-1] for a, entry in zip(packed, packing._packed.values(), strict=True))
+    monkeypatch.undo()
+    del block
+    gc.collect()
+    assert not packing._joined
+    assert not packing._packed
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

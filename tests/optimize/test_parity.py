@@ -42,3 +42,44 @@ def test_own_networks(name):
         assert relative_error(optimized(x), expected) < 1e-4
     assert len(optimized.program(x).plans) == 1
     assert optimized.__fastcnn_explain__(x).share == 1
+
+
+@pytest.mark.parametrize("variant", ["modern", "paper"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batch_in_slices(variant, threads):
+    """A small network runs slice by slice of its batch; each image must still get its own result."""
+    model = zoo.perturbed(fastcnn.models.lenet5(variant=variant))
+    optimized = fastcnn.optimize(model)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for batch, slices in ((1, 1), (7, 7), (12, None), (64, None)):
+            whole = torch.randn(batch, 2, 32, 32)
+            layouts = [whole[:, :1], whole[:, 1:].contiguous(), whole.to(memory_format=torch.channels_last)[:, 1:]]
+            for x in layouts:
+                with torch.no_grad():
+                    expected = model(x)
+                y = optimized(x)
+                assert y.shape == expected.shape
+                assert relative_error(y, expected) < 1e-4, batch
+            (plan,) = optimized.program(x).plans
+            assert plan.slices > 1 if slices is None else plan.slices in (1, slices)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_mixes_images_is_not_sliced():
+    class Mixing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(1, 6, 3)
+
+        def forward(self, x):
+            y = self.conv(x).relu()
+            return torch.nn.functional.max_pool2d(y, 2) + y.mean((0, 2, 3), keepdim=True)
+
+    model = Mixing().eval()
+    optimized = fastcnn.optimize(model)
+    x = torch.randn(8, 1, 20, 20)
+    with torch.no_grad():
+        assert relative_error(optimized(x), model(x)) < 1e-5

@@ -172,11 +172,13 @@ def test_figures_are_filled_in(folder):
         "It takes <!-- fastcnn: time alexnet 8 fastcnn -->?<!-- end -->, "
         "<!-- fastcnn(made-up): ratio alexnet 8 eager --><!-- end --> times less.\n"
         "<!-- fastcnn: table networks -->\nold\n<!-- end -->\n"
+        "<!-- fastcnn: table operators -->\n<!-- end -->\n"
     )
     new = docs.filled(text, folder)
     assert re.search(r"fastcnn -->\d+ ms<!-- end -->", new)
     assert re.search(r"eager -->(1\.9\d|2\.0\d)<!-- end -->", new)
     assert "| alexnet | 8 |" in new
+    assert re.search(r"\| conv2d 3x3 \| \d+ \| (1\.9\d|2\.0\d) \|", new)
     assert "old" not in new
     assert docs.filled(new, folder) == new
     example = "    see <!-- fastcnn: time nothing 1 nobody -->?<!-- end -->"

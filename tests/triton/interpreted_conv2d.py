@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,8 @@ from parity import DTYPES, Slice, check
 import fastcnn
 from fastcnn import ops
 from fastcnn.ops import activations
+from fastcnn.ops import triton_common as common
+from fastcnn.ops import triton_cost as cost
 from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, descriptor_reason, gemm_of, wide_taps
 from fastcnn.ops.triton_common import TARGETS
 from fastcnn.ops.triton_cost import Config
@@ -22,7 +26,7 @@ PERSISTENT = Config(16, 32, 64, 4, 2, descriptor=True, persistent=True)
 
 
 def run(dtype, config, n, h, w, c, k, kernel, stride=1, pad=0, dilation=1, groups=1, *, bias=True,
-        residual=False, activation="relu", x_slice=(0, 0), y_slice=(0, 0), allow_tf32=False):  # fmt: skip
+        residual=False, activation="relu", x_slice=(0, 0), y_slice=(0, 0), target=TARGETS[90]):  # fmt: skip
     """Runs one convolution in one configuration, checks it and returns its problem."""
     r, s = kernel
     x = Slice(n, h, w, c, dtype, before=x_slice[0], after=x_slice[1], seed=1)
@@ -38,8 +42,8 @@ def run(dtype, config, n, h, w, c, k, kernel, stride=1, pad=0, dilation=1, group
     problem = ops.conv2d.infer((*tensors, y.nchw), params)
     if config is not None and config.descriptor:
         assert descriptor_reason(problem, config) is None
-    conv = Conv2d(problem, TARGETS[90], allow_tf32=allow_tf32, config=config)
-    conv(x.nchw, conv.pack(weight), None if b is None else b.float(), extra, y.nchw)
+    conv = Conv2d(problem, target, allow_tf32=False, config=config)
+    conv(x.nchw, conv.pack(weight), b, extra, y.nchw)
 
     def reference(x, weight, *rest):
         out = F.conv2d(x, weight, rest[0] if bias else None, stride, pad, dilation, groups)
@@ -129,14 +133,59 @@ def test_chosen_configuration(case):
     run(torch.float16, None, *(CASES | POINTER_ONLY)[case])
 
 
+@pytest.mark.parametrize("config", [POINTER, SPLIT], ids=["pointer", "split"])
+def test_offsets_past_32_bits(config, monkeypatch):
+    """The kernels of tensors too large for a test, on a small one."""
+    monkeypatch.setattr(common, "needs_int64", lambda *elements: True)
+    run(torch.float16, config, *CASES["3x3"], residual=True, y_slice=(8, 3))
+
+
+@pytest.mark.parametrize("channels", [8, 3])
+def test_height_and_width_are_not_confused(channels):
+    """Strides, paddings and dilations that differ between the two; 3 channels take whole filter rows."""
+    x, weight = torch.randn(2, channels, 9, 14), torch.randn(5, channels, 3, 2) / 4
+    how = dict(stride=(2, 3), padding=(1, 0), dilation=(2, 1))
+    check(on_triton(x, weight, **how), lambda x, w: F.conv2d(x, w, **how), x, weight, floor_scale=8)
+    how = dict(stride=(3, 1), padding=(0, 2), dilation=(1, 2) if channels == 8 else 1)
+    check(on_triton(x, weight, **how), lambda x, w: F.conv2d(x, w, **how), x, weight, floor_scale=8)
+
+
+def on_triton(*args, **kwargs):
+    with fastcnn.use_backend("triton"):
+        return fastcnn.functional.conv2d(*args, **kwargs)
+
+
+def test_large_tiles_are_stored_in_halves():
+    run(torch.float16, Config(128, 128, 64, 4, 2), 1, 9, 15, 8, 150, (1, 1), residual=True, y_slice=(8, 3))
+
+
+def test_persistent_programs_take_several_tiles(monkeypatch):
+    """Three programs for at least 22 tiles of 16 pixels by 32 channels."""
+    monkeypatch.setattr(cost, "blocks_per_sm", lambda target, config: 1)
+    run(torch.float16, PERSISTENT, 2, 9, 9, 16, 40, (3, 3), 1, 1, target=dataclasses.replace(TARGETS[90], sms=3))
+
+
+def test_strict_float32_is_three_products():
+    """The interpreter multiplies in float32 whatever is asked: look at what is asked."""
+    x = torch.randn(1, 16, 5, 5)
+    p = ops.conv2d.infer((x, torch.randn(8, 16, 3, 3), None, None, None), ((1, 1), (1,) * 4, (1, 1), 1, None))
+    for config in (POINTER, SPLIT, BOXES):
+        for allow_tf32, precision in ((True, "tf32"), (False, "tf32x3")):
+            conv = Conv2d(p, TARGETS[90], allow_tf32=allow_tf32, config=config)
+            assert conv.launches[0].constants["PRECISION"] == precision
+
+
+ALL_CASES = list((CASES | POINTER_ONLY).items())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", [*CASES, *POINTER_ONLY])
-def test_every_configuration(case, dtype):
-    p = run(dtype, POINTER, *(CASES | POINTER_ONLY)[case])
-    for target in (TARGETS[80], TARGETS[90]):
-        for config in candidates(p, target, gemm_of(p, False)):
-            run(dtype, config, *(CASES | POINTER_ONLY)[case])
+@pytest.mark.parametrize("i", range(len(ALL_CASES)), ids=[name for name, _ in ALL_CASES])
+def test_every_configuration(i):
+    """Every tile that can be chosen. The dtypes take turns: they change the tile's depth, not the kernel."""
+    dtype, case = DTYPES[i % len(DTYPES)], ALL_CASES[i][1]
+    p = run(dtype, POINTER, *case)
+    for config in dict.fromkeys(c for arch in (80, 90) for c in candidates(p, TARGETS[arch], gemm_of(p, False))):
+        run(dtype, config, *case)
 
 
 def test_wide_taps_serve_the_stems():

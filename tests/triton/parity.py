@@ -9,11 +9,12 @@ POISON = 12345.0
 
 
 class Slice:
-    """A channels_last tensor (N, H, W, C) that is a channel slice of a wider one filled with poison."""
+    """A channels_last tensor (N, H, W, C): a channel slice of a wider one, between two more images, all poison."""
 
     def __init__(self, n, h, w, c, dtype, *, before=0, after=0, values=None, seed=0):
         generator = torch.Generator().manual_seed(seed)
-        self.wide = torch.full((n, h, w, before + c + after), POISON, dtype=dtype)
+        self.guarded = torch.full((n + 2, h, w, before + c + after), POISON, dtype=dtype)
+        self.wide = self.guarded[1 : n + 1]
         self.before, self.c = before, c
         if values is None:
             values = torch.randn(n, h, w, c, generator=generator)
@@ -29,15 +30,18 @@ class Slice:
         return self.nhwc.permute(0, 3, 1, 2)
 
     def assert_neighbours_kept(self) -> None:
-        kept = self.wide.clone()
-        kept[..., self.before : self.before + self.c] = POISON
+        kept = self.guarded.clone()
+        kept[1:-1, ..., self.before : self.before + self.c] = POISON
         assert (kept == POISON).all(), "the kernel wrote outside its channel slice"
 
 
 def check(got: torch.Tensor, reference, *inputs: torch.Tensor, floor_scale: float = 1.0) -> None:
     """got is within twice PyTorch's own error of float64, plus floor_scale epsilons of the largest value."""
-    exact = reference(*[x.double() for x in inputs])
-    own = reference(*inputs)
+    compare(got, reference(*inputs), reference(*[x.double() for x in inputs]), floor_scale)
+
+
+def compare(got: torch.Tensor, own: torch.Tensor, exact: torch.Tensor, floor_scale: float) -> None:
+    """The same, of results that are there: `own` PyTorch's, `exact` that in float64."""
     got64, own64 = got.double(), own.double()
     assert got64.shape == exact.shape
     assert torch.equal(got64.isnan(), exact.isnan()), "NaN in different places"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import re
+import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +17,7 @@ from fastcnn.ops import triton_backend
 
 pytest.importorskip("triton")
 
+from fastcnn.ops import triton_common
 from fastcnn.ops import triton_cost as cost
 from fastcnn.ops.conv2d.triton_launch import Conv2d, box, candidates, descriptor_reason, gemm_of
 from fastcnn.ops.triton_cases import CONVOLUTIONS, conv2d_problem
@@ -44,6 +50,140 @@ def driver(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 7, raising=False)
     return record
+
+
+@pytest.fixture
+def counted(driver, monkeypatch):
+    """The recording driver, taking CPU tensors as those of the current device; counts everything that is built."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from fastcnn.ops.conv2d import triton_launch
+
+    counts = collections.Counter()
+
+    def count(owner, name):
+        real = getattr(owner, name)
+
+        def counting(*args, **kwargs):
+            counts[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(Launch, "__init__")
+    count(Launch, "_load")
+    count(TensorDescriptor, "__post_init__")
+    count(triton_launch, "pack_weight")
+    count(torch, "empty")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(triton_backend, "reason_against", lambda *args, **kwargs: None)
+    monkeypatch.setattr(triton_common, "_workspaces", triton_common._Workspaces())
+    for operator in fastcnn.dispatch.OPERATORS.values():
+        monkeypatch.setattr(operator, "_runners", {})
+    with fastcnn.use_backend("triton"):
+        yield SimpleNamespace(counts=counts, launched=driver.launched)
+
+
+CALLS = {
+    # what is called, how many kernels that launches, how many tensors they read through descriptors
+    "boxes": (lambda f, x: f.conv2d(x(64, 256, 56, 56), x(64, 256, 1, 1), x(64)), 1, 2),
+    "split": (lambda f, x: f.conv2d(x(1, 2048, 7, 7), x(256, 2048, 1, 1), x(256)), 2, 0),
+    "stem": (lambda f, x: f.conv2d(x(32, 3, 64, 64), x(16, 3, 7, 7), stride=2, padding=3), 1, 0),
+    "linear": (lambda f, x: f.linear(x(1, 4096), x(1000, 4096), x(1000)), 2, 0),
+    "max_pool2d": (lambda f, x: f.max_pool2d(x(1, 8, 9, 9), 3, 2), 1, 0),
+    "concat": (lambda f, x: f.concat([x(1, 8, 9, 9), x(1, 8, 9, 9)]), 2, 0),
+    "subsample2d": (lambda f, x: f.subsample2d(x(1, 8, 8, 8), x(8), x(8)), 1, 0),
+    "rbf": (lambda f, x: f.rbf(x(3, 84), x(10, 84)), 1, 0),
+    "local_response_norm": (lambda f, x: f.local_response_norm(x(1, 8, 9, 9), 5), 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_second_call_builds_nothing(counted, name, dtype):
+    """From the function to the driver: no launch, descriptor, packed weight or cast, no memory but the output."""
+    call, kernels, descriptors = CALLS[name]
+    tensors = {}
+
+    def tensor(*shape):
+        if shape not in tensors:
+            x = torch.zeros(shape, dtype=dtype)
+            tensors[shape] = x.to(memory_format=torch.channels_last) if len(shape) == 4 else x
+        return tensors[shape]
+
+    with torch.no_grad():
+        call(fastcnn.functional, tensor)
+        assert len(counted.launched) == kernels
+        assert counted.counts["__post_init__"] == descriptors
+        assert counted.counts["__init__"] >= kernels
+        assert counted.counts["_load"] == kernels
+        counted.counts.clear()
+        with forbid_casts():
+            call(fastcnn.functional, tensor)
+    assert len(counted.launched) == 2 * kernels
+    assert counted.counts == {"empty": 1}
+
+
+class forbid_casts:
+    """Fails on Tensor.to and Tensor.copy_: each would be a kernel of its own."""
+
+    def __enter__(self):
+        self.patch = pytest.MonkeyPatch()
+        for name in ("to", "copy_", "float", "clone"):
+            self.patch.setattr(torch.Tensor, name, self.fail)
+
+    def fail(self, *args, **kwargs):
+        raise AssertionError("a tensor is copied on each call")
+
+    def __exit__(self, *exception):
+        self.patch.undo()
+
+
+def test_descriptors_follow_their_tensors(counted):
+    """Another address has another descriptor; none keeps the memory of a tensor that is gone."""
+    weight = torch.zeros(64, 256, 1, 1, dtype=torch.float16)
+    inputs = [torch.zeros(64, 56, 56, 256, dtype=torch.float16).permute(0, 3, 1, 2) for _ in range(2)]
+    with torch.no_grad():
+        for x in inputs:
+            fastcnn.functional.conv2d(x, weight)
+            assert counted.launched[-1][9].base.data_ptr() == x.data_ptr()
+    gone = weakref.ref(inputs[0])
+    del x, inputs[0]
+    assert gone() is None
+
+
+def test_workspaces_are_kept_apart(monkeypatch):
+    """Streams, threads and captured graphs never share scratch memory; it grows, and is never cut."""
+    stream = SimpleNamespace(raw=1, capturing=False)
+    device = SimpleNamespace(index=None)
+    monkeypatch.setattr(triton_common, "_workspaces", triton_common._Workspaces())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: stream.capturing)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: stream.raw, raising=False)
+    monkeypatch.setattr(torch, "empty", lambda n, dtype, device: torch.zeros(n, dtype=dtype))
+
+    def workspace(elements):
+        return triton_common.workspace(elements, device)
+
+    first = workspace(100)
+    assert workspace(50) is first
+    larger = workspace(200)
+    assert larger.numel() >= 200
+    assert workspace(100) is larger
+    stream.raw = 2
+    assert workspace(100) is not larger
+    stream.raw, stream.capturing = 1, True
+    captured = workspace(100)
+    assert captured is not larger
+    assert workspace(100) is not captured
+    stream.capturing = False
+    assert workspace(100) is larger
+    others = []
+    thread = threading.Thread(target=lambda: others.append(workspace(100)))
+    thread.start()
+    thread.join()
+    assert others[0] is not larger
 
 
 def test_launch_compiles_once_and_passes_the_problem(driver):
@@ -88,6 +228,56 @@ def test_unverified_kernels_are_not_chosen_by_default(monkeypatch):
         assert "sm_75" in triton_backend.reason_against(name, problem)
 
 
+@pytest.fixture
+def precisions():
+    """Lets a test change PyTorch's TF32 settings; its older and newer names cannot undo one another."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+SETTINGS = {
+    "allow_tf32": lambda allowed: setattr(torch.backends.cudnn, "allow_tf32", allowed),
+    "fp32_precision": lambda allowed: setattr(
+        torch.backends.cudnn.conv, "fp32_precision", "tf32" if allowed else "ieee"
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_tf32_is_asked_of_the_ledger_at_each_setting(monkeypatch, precisions, setting):
+    """What is verified with TF32 is not verified without it, and the other way round; a remembered choice knows."""
+    asked = []
+
+    def reason_against(kernel, problem, products=None):
+        asked.append(triton_backend.tf32_allowed(products))
+        return "not yet run on hardware"
+
+    monkeypatch.setattr(triton_backend, "reason_against", reason_against)
+    monkeypatch.setattr(fastcnn.ops.conv2d, "_runners", {})
+    x, weight = torch.randn(1, 4, 3, 3), torch.randn(4, 4, 1, 1)
+    with torch.no_grad():
+        for allowed in (True, False):
+            SETTINGS[setting](allowed)
+            asked.clear()
+            fastcnn.functional.conv2d(x, weight)
+            assert set(asked) == {allowed}
+            asked.clear()
+            fastcnn.functional.conv2d(x, weight)
+            assert not asked, "a choice that was made is remembered"
+            SETTINGS[setting](not allowed)
+            SETTINGS[setting](allowed)
+            fastcnn.functional.conv2d(x, weight)
+            assert not asked
+
+
+def test_convolutions_and_products_have_settings_of_their_own(precisions):
+    for conv in (True, False):
+        for matmul in (True, False):
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = conv, matmul
+            assert (triton_backend.tf32_allowed("conv"), triton_backend.tf32_allowed("matmul")) == (conv, matmul)
+
+
 def test_missing_triton_is_a_reason(monkeypatch):
     problem = conv2d_problem(torch.float16, *CONVOLUTIONS["VGG 3x3"])._replace(device=torch.device("cuda"))
     monkeypatch.setattr(triton_backend.importlib.util, "find_spec", lambda name: None)
@@ -105,6 +295,43 @@ def test_choice_fits_the_target(name, arch):
         found = conv.estimate()
         assert found.seconds >= found.roofline_seconds
         assert "predicted" in str(conv)
+
+
+def test_estimate_counts_what_is_read():
+    """Bytes of a strided 1x1 convolution: a quarter of its input's; a residual is read once more."""
+    projection = conv2d_problem(torch.float16, *CONVOLUTIONS["ResNet projection stride 2"])
+    outputs, weights = 32 * 28 * 28 * 512, 512 * 256
+    assert gemm_of(projection, True).dram_bytes == 2 * (32 * 28 * 28 * 256 + weights + outputs)
+    added = projection._replace(has_residual=True)
+    assert gemm_of(added, True).dram_bytes - gemm_of(projection, True).dram_bytes == 2 * outputs
+
+
+@pytest.mark.parametrize("name", ["VGG 3x3", "ResNet res3 1x1 + residual"])
+def test_estimates_rank_as_hardware_does(name):
+    """More images cost more, by less than in proportion; a newer GPU and fewer bits less; none beats the roofline."""
+
+    def microseconds(dtype, arch, N, tf32=True):
+        found = Conv2d(conv2d_problem(dtype, N, *CONVOLUTIONS[name][1:]), TARGETS[arch], allow_tf32=tf32).estimate()
+        assert found.seconds > found.roofline_seconds > 0
+        return found.seconds * 1e6
+
+    for arch in (80, 90, 100):
+        half = [microseconds(torch.float16, arch, N) for N in (1, 8, 64)]
+        assert half[0] < half[1] < half[2] <= 64 * half[0]
+        assert half[2] < microseconds(torch.float32, arch, 64) <= microseconds(torch.float32, arch, 64, tf32=False)
+    assert microseconds(torch.float16, 80, 64) > microseconds(torch.float16, 90, 64)
+
+
+def test_explain_prints_the_estimate(counted):
+    """With its configuration, its GPU and the word that nothing was measured, for the kernel that is taken."""
+    x, weight = torch.zeros(1, 16, 9, 9), torch.zeros(8, 16, 3, 3)
+    text = " ".join(str(fastcnn.explain(fastcnn.functional.conv2d, x, weight)).replace("│", " ").split())
+    problem = fastcnn.ops.conv2d.infer((x, weight, None, None, None), ((1, 1), (0,) * 4, (1, 1), 1, None))
+    conv = Conv2d(problem, TARGETS[90], descriptor=True)
+    assert f"implicit_gemm_tma taken; {conv.config} on H100: predicted" in text
+    assert re.search(r"predicted \d+\.\d us, [\w ]+-bound, \d+ blocks, .* \(never measured\)", text)
+    text = str(fastcnn.explain(fastcnn.functional.linear, torch.zeros(1, 64), torch.zeros(8, 64)))
+    assert "predicted" in text
 
 
 def test_small_batches_are_split_and_large_ones_not():
@@ -137,8 +364,29 @@ def test_tuned_choice_wins(monkeypatch):
 
 def test_configurations_are_valid():
     """No flattened loop over taps with 8 warps, which has been miscompiled; splits come from the model alone."""
-    for kernel in ("conv2d", "conv2d_rows", "conv1x1_multi", "max_pool_conv1x1"):
+    for kernel in ("conv2d", "conv2d_rows"):
         for config in cost.configs(kernel):
             assert config.splits == 1
             assert config.num_warps in (4, 8)
             assert not (config.descriptor and config.num_warps > 4)
+
+
+def test_tiles_that_spill_are_no_candidates():
+    """In the precision and on the architectures that are named, and on the ones that run the same code."""
+    problem = conv2d_problem(torch.float32, *CONVOLUTIONS["VGG 3x3"])
+    tile = cost.Config(64, 64, 128, 4, 3)
+    strict, tf32, half = (
+        gemm_of(problem, False),
+        gemm_of(problem, True),
+        gemm_of(problem._replace(dtype=torch.half), True),
+    )
+    everywhere = dataclasses.replace(tile, spills=("tf32x3",))
+    once = dataclasses.replace(tile, spills=("tf32x3 sm_80",))
+    for arch in (80, 86, 90, 100, 120):
+        target = dataclasses.replace(TARGETS[90], arch=arch)
+        assert cost.spills(everywhere, strict, target)
+        assert not any(cost.spills(everywhere, gemm, target) for gemm in (tf32, half))
+        assert cost.spills(once, strict, target) == (arch in (80, 86))
+        assert not cost.spills(tile, strict, target)
+    for arch, target in TARGETS.items():
+        assert not any(cost.spills(config, strict, target) for config in candidates(problem, target, strict)), arch

@@ -22,7 +22,8 @@ const Algorithm kAlgorithms[] = {
     {"winograd_f4", 4, 3, 1e-5f, FASTCNN_KERNEL(winograd_f4_conv2d)},
     {"winograd_f2", 2, 3, 2e-6f, FASTCNN_KERNEL(winograd_f2_conv2d)},
     {"winograd5x5", 4, 5, 1e-5f, FASTCNN_KERNEL(winograd5x5_conv2d)},
-    {"depthwise", 0, 0, 0, FASTCNN_KERNEL(depthwise_conv2d)},
+    {"narrow_groups", 0, 0, 0, FASTCNN_KERNEL(narrow_groups_conv2d)},
+    {"narrow", 0, 0, 0, FASTCNN_KERNEL(narrow_conv2d)},
     {"staged", 0, 0, 0, FASTCNN_KERNEL(staged_conv2d)},
     {"direct", 0, 0, 0, FASTCNN_KERNEL(direct_conv2d)},
 };
@@ -82,11 +83,22 @@ std::string incapable(const Algorithm& algorithm, const Conv2dProblem& p) {
     if (p.dilation_h != 1 || p.dilation_w != 1) return "needs dilation 1";
   }
   const std::string name = algorithm.name;
-  if (name == "depthwise" && (p.groups != p.C || p.K != p.C))
-    return "needs groups = C = K, they are " + std::to_string(p.groups) + ", " + std::to_string(p.C) + ", " +
-           std::to_string(p.K);
-  if (name != "depthwise" && name != "direct" && p.groups != 1)
+  if (name == "narrow_groups") {
+    const int64_t in = p.C / p.groups, out = p.K / p.groups, width = simd_floats(isa());
+    if (p.groups == 1) return "needs groups, there is one";
+    if (out % width != 0 && (width % out != 0 || in > out))
+      return "needs a number of output channels a group that is a multiple of " + std::to_string(width) +
+             ", or divides it and is not below that of input channels; it has " + std::to_string(in) +
+             " -> " + std::to_string(out);
+  }
+  if ((name == "staged" || name == "narrow") && p.groups != 1)
     return "needs groups = 1, it is " + std::to_string(p.groups);
+  if (name == "narrow") {
+    if (p.stride_w != 1) return "needs stride 1 along w, it is " + std::to_string(p.stride_w);
+    if (p.has_residual) return "adds no residual";
+    // Its sums are not cut into runs, so a longer one would err more than the other algorithms'.
+    if (p.C * p.R * p.S > 256) return "sums at most 256 products, here " + std::to_string(p.C * p.R * p.S);
+  }
   if (name == "staged" && p.dilation_w != 1)
     return "needs dilation 1 along w, it is " + std::to_string(p.dilation_w);
   return "";
@@ -125,12 +137,17 @@ double estimate(const Algorithm& algorithm, const Conv2dProblem& p, int threads)
   return (multiply > weights ? multiply : weights) + transformed / (kTransformed * threads);
 }
 
+// Channels a group from which on matrix products fill their panels, and are worth Winograd's transforms.
+constexpr int64_t kWideGroup = 64;
+
 // Why another algorithm should compute it.
 std::string rule(const Algorithm& algorithm, const Conv2dProblem& p, int threads) {
   const std::string name = algorithm.name;
   if (algorithm.tile) {
     const std::string reason = too_inexact(algorithm);
     if (!reason.empty()) return reason;
+    if (p.groups > 1 && p.C / p.groups < kWideGroup)
+      return std::to_string(p.C / p.groups) + " channels a group are too few to be worth the transforms";
     if (p.N * p.P * p.Q * p.K * p.C < (1 << 16)) return "the problem is too small to be worth the transforms";
     const double mine = estimate(algorithm, p, threads);
     for (const Algorithm& other : kAlgorithms) {
@@ -139,6 +156,17 @@ std::string rule(const Algorithm& algorithm, const Conv2dProblem& p, int threads
       if (theirs < mine)
         return "estimated at " + shorter(mine) + " us, " + other.name + " at " + shorter(theirs) + " us";
     }
+  }
+  if (name == "narrow_groups" && p.C / p.groups >= kWideGroup)
+    return std::to_string(p.C / p.groups) + " channels a group are enough for a matrix product";
+  if (name == "narrow") {
+    const int64_t width = simd_floats(isa());
+    if (2 * p.K > width)
+      return "its " + std::to_string(p.K) + " output channels fill a vector of " + std::to_string(width) +
+             " well enough";
+    if (p.Q < width)
+      return "its lines of " + std::to_string(p.Q) + " pixels do not fill a vector of " +
+             std::to_string(width);
   }
   if (name == "staged") {
     if (p.R == 1 && p.S == 1) return "a 1x1 kernel reads each input once anyway";

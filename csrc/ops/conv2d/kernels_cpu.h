@@ -26,4 +26,5 @@ struct Conv2dKernel {
 }  // namespace fastcnn
 
 FASTCNN_FOR_EACH_ISA(extern const Conv2dKernel direct_conv2d, winograd_f2_conv2d, winograd_f4_conv2d,
-                     winograd_f6_conv2d, winograd5x5_conv2d, staged_conv2d, depthwise_conv2d)
+                     winograd_f6_conv2d, winograd5x5_conv2d, staged_conv2d, narrow_groups_conv2d,
+                     narrow_conv2d)

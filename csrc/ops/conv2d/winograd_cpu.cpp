@@ -9,6 +9,7 @@
 // Two orders of the same work. Where the transformed weights fit the caches, each task takes a block of tiles
 // from input to output. Where they do not, all tiles of a large block are transformed first, and then each
 // task takes a panel of output channels for all of them, so that every weight is read from memory once.
+// Groups share the transforms of their inputs; each has panels of its own.
 //
 // Rounding: the transforms add numbers of different size, so the relative error (L2) is larger than a direct
 // sum's 1e-7 to 1e-6; conv2d_cpu.h has the bounds. A NaN or an infinity in the input reaches all outputs
@@ -144,19 +145,23 @@ template <class F>
 struct Winograd {
   static constexpr int kM = F::kTile, kR = F::kKernel, kA = kM + kR - 1, kPoints = kA * kA;
 
-  static int64_t packed_bytes(const Conv2dProblem& p) { return kPoints * Panels{p.K}.packed_floats(p.C) * 4; }
+  static int64_t packed_bytes(const Conv2dProblem& p) {
+    return p.groups * kPoints * Panels{p.K / p.groups}.packed_floats(p.C / p.groups) * 4;
+  }
 
-  // [panel][point][c][panel width]
+  // [group][panel][point][c][panel width]
   static void pack(const Conv2dProblem& p, const float* weight, void* packed) {
-    const Panels panels{p.K};
+    const Panels panels{p.K / p.groups};
+    const int64_t channels = p.C / p.groups;
     float* out = static_cast<float*>(packed);
-    for (int64_t i = 0; i < panels.count(); ++i) {
+    for (int64_t n = 0; n < p.groups * panels.count(); ++n) {
+      const int64_t group = n / panels.count(), i = n % panels.count();
       const int64_t width = panels.vecs_of(i) * kWidth, first = panels.first_column(i);
-      for (int64_t c = 0; c < p.C; ++c)
+      for (int64_t c = 0; c < channels; ++c)
         for (int64_t k = 0; k < width; ++k) {
           double half[kA][kR] = {}, u[kA][kA] = {};
-          if (first + k < p.K) {
-            const float* g = weight + ((first + k) * p.C + c) * kR * kR;
+          if (first + k < panels.columns) {
+            const float* g = weight + ((group * panels.columns + first + k) * channels + c) * kR * kR;
             for (int a = 0; a < kA; ++a)
               for (int r = 0; r < kR; ++r)
                 for (int s = 0; s < kR; ++s) half[a][s] += F::kG[a][r] * g[r * kR + s];
@@ -166,9 +171,9 @@ struct Winograd {
           }
           for (int a = 0; a < kA; ++a)
             for (int b = 0; b < kA; ++b)
-              out[((a * kA + b) * p.C + c) * width + k] = static_cast<float>(u[a][b]);
+              out[((a * kA + b) * channels + c) * width + k] = static_cast<float>(u[a][b]);
         }
-      out += kPoints * p.C * width;
+      out += kPoints * channels * width;
     }
   }
 
@@ -250,27 +255,31 @@ struct Winograd {
     }
   }
 
-  // One panel for `count` tiles whose inputs lie in v: products into m, then the output tiles.
+  // One panel of one group, for `count` tiles whose inputs lie in v: products into m, then the output tiles.
   template <class T>
   static void panel_of_tiles(const Conv2dProblem& p, const Tiles& tiles, const float* packed, int64_t panel,
                              int64_t first_tile, int64_t count, const float* v, int64_t v_point_stride,
                              float* m, const Output& out) {
-    const Panels panels{p.K};
+    const Panels panels{p.K / p.groups};
+    const int64_t channels = p.C / p.groups, group = panel / panels.count();
+    panel %= panels.count();
     const int vecs = panels.vecs_of(panel), width = vecs * kWidth;
-    const int64_t v_stride = padded(p.C), m_stride = padded(width), groups = (count + kRows - 1) / kRows;
-    const float* weights = packed + panels.first_vec(panel) * kWidth * p.C * kPoints;
-    for (int point = 0; point < kPoints; ++point, weights += p.C * width) {
+    const int64_t v_stride = padded(p.C), m_stride = padded(width), blocks = (count + kRows - 1) / kRows;
+    const float* weights =
+        packed + (group * panels.vecs() + panels.first_vec(panel)) * kWidth * channels * kPoints;
+    for (int point = 0; point < kPoints; ++point, weights += channels * width) {
       const Output product{
           DType::float32, Activation::none, nullptr, nullptr, 0, m + point * count * m_stride, m_stride};
-      for (int64_t g = 0; g < groups; ++g) {
-        const Range group = part_of(count, groups, g);
-        const int size = static_cast<int>(group.end - group.begin);
+      for (int64_t b = 0; b < blocks; ++b) {
+        const Range block = part_of(count, blocks, b);
+        const int size = static_cast<int>(block.end - block.begin);
         const float* rows[kRows];
-        for (int i = 0; i < size; ++i) rows[i] = v + point * v_point_stride + (group.begin + i) * v_stride;
-        gemm_rows(size, vecs, 1, p.C, rows, 0, weights, width, product.at(group.begin, 0));
+        for (int i = 0; i < size; ++i) rows[i] = v + point * v_point_stride + (block.begin + i) * v_stride;
+        gemm_rows(size, vecs, 1, channels, rows, group * channels, weights, width,
+                  product.at(block.begin, 0));
       }
     }
-    const Output columns = out.at(0, panels.first_column(panel));
+    const Output columns = out.at(0, group * panels.columns + panels.first_column(panel));
     for (int64_t i = 0; i < count; ++i)
       transform_output<T>(p, tiles, first_tile + i, m + i * m_stride, count * m_stride,
                           panels.columns_of(panel), columns);
@@ -280,7 +289,7 @@ struct Winograd {
   static void run_type(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
     const Tiles tiles(p);
     const int64_t total = p.N * tiles.per_image(), v_stride = padded(p.C);
-    const int64_t panels = Panels{p.K}.count();
+    const int64_t panels = p.groups * Panels{p.K / p.groups}.count();
     const T* x = static_cast<const T*>(at.x);
     const float* packed = static_cast<const float*>(at.packed);
     const Output out{p.dtype, p.activation, at.bias, at.residual, p.residual_stride, at.y, p.y_stride};

@@ -58,7 +58,7 @@ def _candidate(algorithm: str) -> Candidate:
         ) -> Tensor:
             x = layout.channels_last(input)
             r = None if residual is None else layout.channels_last(residual)
-            b = None if bias is None else bias.to(torch.float32).contiguous()
+            b = None if bias is None else native_cpu.float32(bias)
             y = layout.empty(shape, input) if out is None else out
             w = packed(weight, pack_key, pack)
             kernel.run(x.data_ptr(), w.data_ptr(), native.pointer(b), native.pointer(r), y.data_ptr(), threads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from fastcnn.dispatch import Candidate, Runner
@@ -16,10 +15,11 @@ if TYPE_CHECKING:
     from fastcnn.ops.conv2d.triton_launch import Conv2d
 
 
-def _kernel(problem: Conv2dProblem, descriptor: bool, tf32: bool) -> Conv2d:
+def _kernel(problem: Conv2dProblem, descriptor: bool) -> Conv2d:
     from fastcnn.ops.conv2d.triton_launch import Conv2d
     from fastcnn.ops.triton_common import target_of
 
+    tf32 = triton_backend.tf32_allowed("conv")
     return Conv2d(problem, target_of(problem.device), allow_tf32=tf32, descriptor=descriptor)
 
 
@@ -33,20 +33,14 @@ def _candidate(name: str, descriptor: bool) -> Candidate:
         return descriptor_against(problem, target_of(problem.device), triton_backend.tf32_allowed("conv"))
 
     def prepare(problem: Conv2dProblem) -> Runner:
-        # The user may change the precision between calls, so each has its kernel.
-        kernels: dict[bool, Conv2d] = {}
-        shape = problem.output_shape
+        kernel, shape = _kernel(problem, descriptor), problem.output_shape
 
         def run(
             input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None
         ) -> Tensor:
-            tf32 = triton_backend.tf32_allowed("conv")
-            kernel = kernels.get(tf32)
-            if kernel is None:
-                kernel = kernels[tf32] = _kernel(problem, descriptor, tf32)
             x = layout.channels_last(input)
             r = None if residual is None else layout.channels_last(residual)
-            b = None if bias is None else bias.to(torch.float32).contiguous()
+            b = None if bias is None else bias.contiguous()
             y = layout.empty(shape, input) if out is None else out
             kernel(x, packed(weight, kernel.pack_key, kernel.pack), b, r, y)
             return y
@@ -54,7 +48,7 @@ def _candidate(name: str, descriptor: bool) -> Candidate:
         return run
 
     def note(problem: Conv2dProblem) -> str:
-        return str(_kernel(problem, descriptor, triton_backend.tf32_allowed("conv")))
+        return str(_kernel(problem, descriptor))
 
     return triton_backend.candidate("conv2d", name, prepare, supports, note, "conv")
 

@@ -38,7 +38,7 @@ def store_tile(
     k = k0 + tl.arange(0, acc.shape[1])
     mask = row_mask[:, None] & (k < K)[None, :]
     if HAS_BIAS:
-        acc += tl.load(bias_ptr + k, mask=k < K, other=0.0)[None, :]
+        acc += tl.load(bias_ptr + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
     if HAS_RESIDUAL:
         acc += tl.load(residual_row + k[None, :], mask=mask, other=0.0).to(tl.float32)
     acc = activate(acc, ACTIVATION)
@@ -241,93 +241,3 @@ def descriptor_tile(
         acc, bias_ptr, (residual_ptr + m * residual_stride)[:, None], (y_ptr + m * y_stride)[:, None], k0, K, row_mask,
         ACTIVATION, HAS_BIAS, HAS_RESIDUAL,
     )  # fmt: skip
-
-
-@jit
-def conv1x1_multi_kernel(
-    x_ptr, w_ptr, bias_ptr, y0_ptr, y1_ptr, y2_ptr, y3_ptr,
-    M, C, x_stride, w_stride,
-    stride0, stride1, stride2, stride3, K0, K1, K2, K3, tile1, tile2, tile3, tiles_k, activated,
-    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, INT64: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Several 1x1 convolutions of one input as one GEMM, each into its own tensor or slice.
-
-    Packed weights give every destination whole tiles of BLOCK_N rows; tile1..3 are the first tiles of
-    destinations 1..3. Bit d of `activated` says whether destination d has the activation.
-    """
-    pid = tl.program_id(0)
-    tile_k = pid % tiles_k
-    m = pid // tiles_k * BLOCK_M + tl.arange(0, BLOCK_M)
-    row_mask = m < M
-    if INT64:
-        m = m.to(tl.int64)
-    row_k = tile_k * BLOCK_N + tl.arange(0, BLOCK_N)
-    x_row = x_ptr + m * x_stride
-    w_row = w_ptr + row_k * w_stride
-    lane = tl.arange(0, BLOCK_K)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for c0 in range(0, C, BLOCK_K):
-        c = c0 + lane
-        a = tl.load(x_row[:, None] + c[None, :], mask=row_mask[:, None] & (c < C)[None, :], other=0.0)
-        b = tl.load(w_row[None, :] + c[:, None], mask=(c < C)[:, None], other=0.0)
-        acc = dot(a, b, acc, PRECISION)
-    y_ptr, y_stride, K, first, d = y0_ptr, stride0, K0, 0, 0
-    if tile_k >= tile1:
-        y_ptr, y_stride, K, first, d = y1_ptr, stride1, K1, tile1, 1
-    if tile_k >= tile2:
-        y_ptr, y_stride, K, first, d = y2_ptr, stride2, K2, tile2, 2
-    if tile_k >= tile3:
-        y_ptr, y_stride, K, first, d = y3_ptr, stride3, K3, tile3, 3
-    acc += tl.load(bias_ptr + row_k)[None, :]
-    acc = tl.where((activated >> d) & 1 == 1, activate(acc, ACTIVATION), acc)
-    k = (tile_k - first) * BLOCK_N + tl.arange(0, BLOCK_N)
-    mask = row_mask[:, None] & (k < K)[None, :]
-    tl.store(y_ptr + (m * y_stride)[:, None] + k[None, :], acc.to(y_ptr.dtype.element_ty), mask=mask)
-
-
-@jit
-def max_pool_conv1x1_kernel(
-    x_ptr, w_ptr, bias_ptr, y_ptr, M, H, W, C, K, x_stride, y_stride, w_stride,
-    WINDOW: tl.constexpr, ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
-    INT64: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Inception's fourth branch: 1x1 convolution of the WINDOW x WINDOW, stride 1, same-padded max-pool of x.
-
-    The pooled tensor lives in registers only. BLOCK_N covers all K where it can, so pooling happens once.
-    """
-    tiles_k = tl.cdiv(K, BLOCK_N)
-    pid = tl.program_id(0)
-    m = pid // tiles_k * BLOCK_M + tl.arange(0, BLOCK_M)
-    k0 = pid % tiles_k * BLOCK_N
-    k = k0 + tl.arange(0, BLOCK_N)
-    row_mask = m < M
-    k_mask = k < K
-    h0 = m // W % H
-    w0 = m % W
-    if INT64:
-        m = m.to(tl.int64)
-    w_row = w_ptr + k * w_stride
-    lane = tl.arange(0, BLOCK_K)
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for c0 in range(0, C, BLOCK_K):
-        c = c0 + lane
-        best = tl.full((BLOCK_M, BLOCK_K), float("-inf"), tl.float32)
-        for r in tl.static_range(WINDOW):
-            for s in tl.static_range(WINDOW):
-                h = h0 + (r - WINDOW // 2)
-                w = w0 + (s - WINDOW // 2)
-                inside = row_mask & (h >= 0) & (h < H) & (w >= 0) & (w < W)
-                pixel = m + ((r - WINDOW // 2) * W + (s - WINDOW // 2))
-                a = tl.load(
-                    x_ptr + (pixel * x_stride)[:, None] + c[None, :],
-                    mask=inside[:, None] & (c < C)[None, :],
-                    other=float("-inf"),
-                ).to(tl.float32)
-                best = tl.where((a > best) | (a != a), a, best)
-        # Rows and channels outside pooled nothing and are -inf, which times a zero weight is NaN.
-        best = tl.where(row_mask[:, None] & (c < C)[None, :], best, 0.0)
-        b = tl.load(w_row[None, :] + c[:, None], mask=k_mask[None, :] & (c < C)[:, None], other=0.0)
-        acc = dot(best.to(x_ptr.dtype.element_ty), b, acc, PRECISION)
-    y_row = (y_ptr + m * y_stride)[:, None]
-    epilogue(acc, bias_ptr, y_row, y_row, k0, K, row_mask, ACTIVATION, HAS_BIAS, False)

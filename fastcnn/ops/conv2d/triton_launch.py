@@ -46,6 +46,8 @@ def gemm_of(p: Conv2dProblem, allow_tf32: bool) -> Gemm:
     wide = wide_taps(p)
     element = p.dtype.itemsize
     outputs = p.N * p.P * p.Q * p.K
+    # A 1x1 convolution of stride 2 reads a quarter of the pixels.
+    pixels = p.N * min(p.H, p.P * p.R) * min(p.W, p.Q * p.S)
     return Gemm(
         dtype=p.dtype,
         M=p.N * p.P * p.Q,
@@ -55,7 +57,7 @@ def gemm_of(p: Conv2dProblem, allow_tf32: bool) -> Gemm:
         groups=p.groups,
         precision=precision(p.dtype, allow_tf32),
         dram_bytes=element
-        * (p.N * p.H * p.W * p.C + p.K * p.R * p.S * p.C // p.groups + outputs * (2 if p.has_residual else 1)),
+        * (pixels * p.C + p.K * p.R * p.S * p.C // p.groups + outputs * (2 if p.has_residual else 1)),
     )
 
 
@@ -121,7 +123,7 @@ def candidates(p: Conv2dProblem, target: Target, gemm: Gemm) -> list[Config]:
     found = []
     # Whole filter rows are gathered element by element: many address registers, so smaller tiles.
     for config in cost.configs("conv2d_rows" if wide_taps(p) else "conv2d"):
-        if not cost.fits_precision(config, gemm):
+        if cost.spills(config, gemm, target):
             continue
         if config.descriptor:
             if target.arch >= 90 and descriptor_reason(p, config) is None:
@@ -162,7 +164,7 @@ def problem_key(p: Conv2dProblem) -> str:
 class Conv2d:
     """conv2d with everything but its tensors bound. Called with (x, packed weight, bias, residual, y).
 
-    bias is float32 or None; residual may be None. `launches` are what is compiled.
+    bias and residual may be None. `launches` are what is compiled.
     """
 
     def __init__(
@@ -219,7 +221,7 @@ class Conv2d:
         blocks = ceil_div(gemm.M, config.block_m) * ceil_div(gemm.K, config.block_n)
         return Launch(
             kernels.conv2d_kernel,
-            [p.dtype, p.dtype, torch.float32, p.dtype, torch.float32 if split else p.dtype],
+            [*[p.dtype] * 4, torch.float32 if split else p.dtype],
             {
                 "M": gemm.M,
                 "H": p.H,
@@ -273,7 +275,7 @@ class Conv2d:
         tile = RowTile.of(p.K, elements=512)
         return Launch(
             kernels.reduce_splits_kernel,
-            [torch.float32, torch.float32, p.dtype, p.dtype],
+            [torch.float32, *[p.dtype] * 3],
             {"M": m, "K": p.K, "y_stride": output_stride(p), "residual_stride": p.residual_stride},
             {
                 "SPLITS": self.config.splits,
@@ -310,7 +312,7 @@ class Conv2d:
         grid = min(tiles, self.target.sms * cost.blocks_per_sm(self.target, config)) if config.persistent else tiles
         return Launch(
             kernels.conv2d_descriptor_kernel,
-            [x, w, torch.float32, p.dtype, p.dtype],
+            [x, w, *[p.dtype] * 3],
             {
                 "N": p.N,
                 "C": p.C,
@@ -370,7 +372,6 @@ class Conv2d:
         if self.config.splits == 1:
             self.launches[0](x, weight, bias, residual, y)
             return
-        # From the caching allocator on every call: a workspace kept here would race between streams.
-        partial = torch.empty(self.config.splits * self.gemm.M * self.problem.K, dtype=torch.float32, device=x.device)
+        partial = common.workspace(self.config.splits * self.gemm.M * self.problem.K, x.device)
         self.launches[0](x, weight, bias, residual, partial)
         self.launches[1](partial, bias, residual, y)

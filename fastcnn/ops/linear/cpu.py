@@ -48,7 +48,7 @@ def _prepare(problem: LinearProblem) -> Runner:
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
         x = input.contiguous()
-        b = None if bias is None else bias.to(torch.float32).contiguous()
+        b = None if bias is None else native_cpu.float32(bias)
         y = problem.empty_output(input)
         w = packed(weight, pack_key, pack)
         kernel.run(x.data_ptr(), w.data_ptr(), native.pointer(b), y.data_ptr(), threads)

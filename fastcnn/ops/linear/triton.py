@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from fastcnn.dispatch import Runner
@@ -10,6 +11,9 @@ from fastcnn.ops import triton_backend
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 from fastcnn.ops.linear.contract import LinearProblem
 from fastcnn.ops.packing import packed
+
+if TYPE_CHECKING:
+    from fastcnn.ops.conv2d.triton_launch import Conv2d
 
 
 def as_conv2d(p: LinearProblem) -> Conv2dProblem:
@@ -30,21 +34,24 @@ def _supports(problem: LinearProblem) -> str | None:
     return None
 
 
-def _prepare(problem: LinearProblem) -> Runner:
+def _kernel(problem: LinearProblem) -> Conv2d:
     from fastcnn.ops.conv2d.triton_launch import Conv2d
     from fastcnn.ops.triton_common import target_of
 
-    kernels: dict[bool, Conv2d] = {}
-    target, conv = target_of(problem.device), as_conv2d(problem)
+    tf32 = triton_backend.tf32_allowed("matmul")
+    return Conv2d(as_conv2d(problem), target_of(problem.device), allow_tf32=tf32)
+
+
+def _prepare(problem: LinearProblem) -> Runner:
+    kernel = _kernel(problem)
+
+    def pack(weight: Tensor) -> Tensor:
+        return kernel.pack(weight[:, :, None, None])
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
-        tf32 = triton_backend.tf32_allowed("matmul")
-        kernel = kernels.get(tf32)
-        if kernel is None:
-            kernel = kernels[tf32] = Conv2d(conv, target, allow_tf32=tf32)
-        b = None if bias is None else bias.to(torch.float32).contiguous()
+        b = None if bias is None else bias.contiguous()
         y = problem.empty_output(input)
-        w = packed(weight, kernel.pack_key, lambda weight: kernel.pack(weight[:, :, None, None]))
+        w = packed(weight, kernel.pack_key, pack)
         kernel(input.contiguous(), w, b, None, y)
         return y
 
@@ -52,11 +59,7 @@ def _prepare(problem: LinearProblem) -> Runner:
 
 
 def _note(problem: LinearProblem) -> str:
-    from fastcnn.ops.conv2d.triton_launch import Conv2d
-    from fastcnn.ops.triton_common import target_of
-
-    tf32 = triton_backend.tf32_allowed("matmul")
-    return str(Conv2d(as_conv2d(problem), target_of(problem.device), allow_tf32=tf32))
+    return str(_kernel(problem))
 
 
 CANDIDATES = (triton_backend.candidate("linear", "implicit_gemm", _prepare, _supports, _note, "matmul"),)

@@ -28,7 +28,7 @@ def _prepare(problem: RbfProblem) -> Runner:
     call, struct, threads = native.library().cpu.rbf, native_problem(problem), problem.threads
 
     def run(input: Tensor, centers: Tensor, out: Tensor | None) -> Tensor:
-        x, c = input.contiguous(), centers.float().contiguous()
+        x, c = input.contiguous(), native_cpu.float32(centers)
         y = problem.empty_output(input)
         call(struct, x.data_ptr(), c.data_ptr(), y.data_ptr(), threads)
         return y

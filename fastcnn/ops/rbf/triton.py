@@ -16,7 +16,7 @@ def _prepare(problem: RbfProblem) -> Runner:
 
     def run(input: Tensor, centers: Tensor, out: Tensor | None) -> Tensor:
         y = problem.empty_output(input)
-        launch(input.contiguous(), centers.float().contiguous(), y)
+        launch(input.contiguous(), centers.contiguous(), y)
         return y
 
     return run

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from fastcnn.ops import triton_common as common
 from fastcnn.ops.rbf.contract import RbfProblem
 from fastcnn.ops.triton_common import jit, tl
@@ -27,7 +25,7 @@ def rbf_kernel(
         x_mask = n_mask[:, None] & (d < D)[None, :]
         c_mask = m_mask[:, None] & (d < D)[None, :]
         x = tl.load(x_ptr + n[:, None] * x_stride + d[None, :], mask=x_mask, other=0.0).to(tl.float32)
-        centers = tl.load(centers_ptr + m[:, None] * D + d[None, :], mask=c_mask, other=0.0)
+        centers = tl.load(centers_ptr + m[:, None] * D + d[None, :], mask=c_mask, other=0.0).to(tl.float32)
         difference = x[:, None, :] - centers[None, :, :]
         total += tl.sum(difference * difference, axis=2)
     mask = n_mask[:, None] & m_mask[None, :]
@@ -35,11 +33,11 @@ def rbf_kernel(
 
 
 def rbf(p: RbfProblem) -> common.Launch:
-    """Called with dense (x, centers, y); centers are float32."""
+    """Called with dense (x, centers, y)."""
     block_n, block_m, block_d = 8, 16, 32
     return common.Launch(
         rbf_kernel,
-        [p.dtype, torch.float32, p.dtype],
+        [p.dtype] * 3,
         {"N": p.N, "D": p.D, "M": p.M, "x_stride": p.D, "y_stride": p.M},
         {
             "INT64": common.needs_int64(p.N * max(p.D, p.M), p.M * p.D),

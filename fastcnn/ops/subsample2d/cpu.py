@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastcnn import native
@@ -24,7 +23,7 @@ def _prepare(problem: Subsample2dProblem) -> Runner:
 
     def run(input: Tensor, coefficient: Tensor, bias: Tensor, out: Tensor | None) -> Tensor:
         x = layout.channels_last(input)
-        c, b = (t.to(torch.float32).contiguous() for t in (coefficient, bias))
+        c, b = native_cpu.float32(coefficient), native_cpu.float32(bias)
         y = layout.empty(shape, input) if out is None else out
         call(struct, x.data_ptr(), c.data_ptr(), b.data_ptr(), y.data_ptr(), threads)
         return y

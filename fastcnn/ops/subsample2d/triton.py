@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastcnn.dispatch import Runner
@@ -17,9 +16,8 @@ def _prepare(problem: Subsample2dProblem) -> Runner:
 
     def run(input: Tensor, coefficient: Tensor, bias: Tensor, out: Tensor | None) -> Tensor:
         x = layout.channels_last(input)
-        c, b = (t.to(torch.float32).contiguous() for t in (coefficient, bias))
         y = layout.empty(shape, input) if out is None else out
-        launch(x, c, b, y)
+        launch(x, coefficient.contiguous(), bias.contiguous(), y)
         return y
 
     return run

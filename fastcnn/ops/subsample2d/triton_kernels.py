@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from fastcnn.ops import triton_common as common
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem
 from fastcnn.ops.triton_backend import output_stride
@@ -31,19 +29,19 @@ def subsample2d_kernel(
             pixel = (n * H + h + r) * W + w + s
             x = tl.load(x_ptr + (pixel * x_stride)[:, None] + c[None, :], mask=mask, other=0.0)
             total += x.to(tl.float32)
-    coefficient = tl.load(coefficient_ptr + c, mask=c < C, other=0.0)
-    bias = tl.load(bias_ptr + c, mask=c < C, other=0.0)
+    coefficient = tl.load(coefficient_ptr + c, mask=c < C, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
     y = activate(bias[None, :] + coefficient[None, :] * total, ACTIVATION)
     tl.store(y_ptr + row[:, None] * y_stride + c[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 def subsample2d(p: Subsample2dProblem) -> common.Launch:
-    """Called with (x, coefficient, bias, y); coefficient and bias are float32."""
+    """Called with (x, coefficient, bias, y)."""
     tile = common.RowTile.of(p.C)
     rows = p.N * p.P * p.Q
     return common.Launch(
         subsample2d_kernel,
-        [p.dtype, torch.float32, torch.float32, p.dtype],
+        [p.dtype] * 4,
         {
             "rows": rows,
             "H": p.H,
