@@ -136,7 +136,9 @@ def kernels(
 
 @app.command()
 def bench(
-    kinds: Annotated[str, typer.Option(help="What to time: network, op, overhead; several with commas.")] = "network",
+    kinds: Annotated[
+        str, typer.Option(help="What to time: network, classifier, op, overhead; several with commas.")
+    ] = "network",
     networks: Annotated[str, typer.Option(help="Only these networks and their layers: lenet5,resnet50.")] = "",
     contenders: Annotated[str, typer.Option(help="Only these contenders: fastcnn,eager,compile.")] = "",
     match: Annotated[str, typer.Option(help="Only cases whose name holds this text: 'conv2d 3x3'.")] = "",

@@ -51,6 +51,9 @@ class Inception(torch.nn.Module):
 
     Shapes: (N, in_channels, H, W) to (N, ch1x1 + ch3x3 + ch5x5 + pool_proj, H, W).
     Source: Szegedy et al., "Going Deeper with Convolutions", 2014.
+
+    >>> fastcnn.nn.Inception(192, 64, 96, 128, 16, 32, 32)(torch.randn(2, 192, 28, 28)).shape
+    torch.Size([2, 256, 28, 28])
     """
 
     def __init__(
@@ -186,6 +189,9 @@ class BasicBlock(_ResidualBlock):
 
     Shapes: (N, in_channels, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)).
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015.
+
+    >>> fastcnn.nn.BasicBlock(64, 128, stride=2)(torch.randn(2, 64, 28, 28)).shape
+    torch.Size([2, 128, 14, 14])
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, shortcut: str = "B") -> None:
@@ -217,6 +223,9 @@ class Bottleneck(_ResidualBlock):
 
     Shapes: (N, in_channels, H, W) to (N, 4 * channels, ceil(H / stride), ceil(W / stride)).
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015.
+
+    >>> fastcnn.nn.Bottleneck(256, 64)(torch.randn(2, 256, 14, 14)).shape
+    torch.Size([2, 256, 14, 14])
     """
 
     expansion = 4

@@ -35,6 +35,12 @@ class Conv2d(nn.Conv2d):
     y = act(conv2d(input, weight) + bias + residual)
 
     Takes torch.nn.Conv2d's arguments, then `activation` (see `fastcnn.functional.conv2d`).
+
+    >>> conv = fastcnn.nn.Conv2d(3, 8, 3, padding=1, activation="relu")
+    >>> y = conv(torch.randn(2, 3, 16, 16))
+    >>> again = fastcnn.nn.Conv2d(8, 8, 3, padding=1, activation="relu")(y, residual=y)
+    >>> again.shape
+    torch.Size([2, 8, 16, 16])
     """
 
     def __init__(self, *args: Any, activation: str | None = None, **kwargs: Any) -> None:
@@ -59,6 +65,9 @@ class Linear(nn.Linear):
     """`torch.nn.Linear` with an optional activation.
 
     y = act(input @ weight.T + bias)
+
+    >>> fastcnn.nn.Linear(8, 4, activation="tanh")(torch.randn(2, 8)).shape
+    torch.Size([2, 4])
     """
 
     def __init__(self, *args: Any, activation: str | None = None, **kwargs: Any) -> None:
@@ -76,6 +85,9 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     """`torch.nn.LocalResponseNorm`.
 
     y[c] = x[c] * (k + alpha/size * sum over the window of x^2)^-beta
+
+    >>> fastcnn.nn.LocalResponseNorm(5, k=2.0)(torch.randn(2, 8, 4, 4)).shape
+    torch.Size([2, 8, 4, 4])
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -86,6 +98,9 @@ class MaxPool2d(nn.MaxPool2d):
     """`torch.nn.MaxPool2d`.
 
     y = max over the window
+
+    >>> fastcnn.nn.MaxPool2d(3, stride=2, ceil_mode=True)(torch.randn(2, 8, 8, 8)).shape
+    torch.Size([2, 8, 4, 4])
     """
 
     def forward(self, input: Tensor) -> Any:
@@ -104,6 +119,9 @@ class AvgPool2d(nn.AvgPool2d):
     """`torch.nn.AvgPool2d`.
 
     y = sum over the window / divisor
+
+    >>> fastcnn.nn.AvgPool2d(2)(torch.ones(1, 1, 2, 4))
+    tensor([[[[1., 1.]]]])
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -117,6 +135,9 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """`torch.nn.AdaptiveAvgPool2d`.
 
     y = mean over each of output_size windows that cover the image
+
+    >>> fastcnn.nn.AdaptiveAvgPool2d(1)(torch.randn(2, 8, 7, 5)).shape
+    torch.Size([2, 8, 1, 1])
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -134,6 +155,9 @@ class Subsample2d(nn.Module):
         activation: None, "relu", "sigmoid", "tanh" or "scaled_tanh" (the paper's).
 
     The coefficients start at 1 / kernel_size^2, a plain average, and the biases at 0.
+
+    >>> fastcnn.nn.Subsample2d(6, activation="scaled_tanh")(torch.randn(2, 6, 28, 28)).shape
+    torch.Size([2, 6, 14, 14])
     """
 
     def __init__(
@@ -172,6 +196,10 @@ class RBFOutput(nn.Module):
         centers: (classes, features), one prototype a class; a buffer, not trained.
 
     The predicted class is the unit with the smallest output.
+
+    >>> output = fastcnn.nn.RBFOutput(torch.eye(3))
+    >>> output(torch.tensor([[0.0, 0.9, 0.1]])).argmin(1)
+    tensor([1])
     """
 
     centers: Tensor
@@ -193,6 +221,9 @@ class AddReLU(nn.Module):
     """The residual addition and its ReLU.
 
     y = max(input + other, 0)
+
+    >>> fastcnn.nn.AddReLU()(torch.ones(1, 1, 1, 2), torch.tensor([[[[1.0, -3.0]]]]))
+    tensor([[[[2., 0.]]]])
     """
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
@@ -203,6 +234,9 @@ class Concat(nn.Module):
     """The inputs side by side along channels.
 
     y = [tensors[0], tensors[1], ...] along dimension 1
+
+    >>> fastcnn.nn.Concat()([torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)]).shape
+    torch.Size([2, 8, 4, 4])
     """
 
     def forward(self, tensors: Sequence[Tensor]) -> Tensor:

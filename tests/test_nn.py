@@ -1,7 +1,10 @@
 """The layers: drop-ins for their torch.nn namesakes, and the fused ones."""
 
 import copy
+import doctest
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,3 +78,26 @@ def test_a_network_trains():
     assert losses[-1] < 0.5 * losses[0]
     with torch.no_grad():  # inference sees the trained weights, not packed copies of the first ones
         assert nn.functional.cross_entropy(network(X), labels) < losses[-1] + 1e-3
+
+
+@pytest.mark.parametrize("name", fastcnn.nn.__all__)
+def test_every_layer_has_an_example_that_runs(name):
+    layer = getattr(fastcnn.nn, name)
+    (test,) = doctest.DocTestFinder(recurse=False).find(layer, name, globs={"torch": torch, "fastcnn": fastcnn})
+    assert test.examples
+    results = doctest.DocTestRunner().run(test)
+    assert results.failed == 0
+
+
+def test_the_page_on_layers_runs_and_names_them_all():
+    page = (Path(__file__).parents[1] / "docs" / "layers.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    namespace = {}
+    exec(compile(code, "docs/layers.md", "exec"), namespace)
+    assert namespace["scores"].shape == (1, 10)
+    assert all(p.grad is not None for p in namespace["net"].parameters())
+    x = torch.randn(2, 3, 64, 48)
+    net = namespace["net"].eval()
+    with torch.no_grad():
+        torch.testing.assert_close(fastcnn.optimize(net)(x), net(x), rtol=1e-4, atol=1e-4)
+    assert all(f"`{name}`" in page for name in fastcnn.nn.__all__)

@@ -12,18 +12,24 @@ from fastcnn.optimize.fold_batch_norm import fold_batch_norm
 from fastcnn.optimize.fold_constants import fold_constants
 from fastcnn.optimize.functionalise import functionalise
 from fastcnn.optimize.fuse_activation import fuse_activation
+from fastcnn.optimize.fuse_lrn_pool import fuse_lrn_pool
 from fastcnn.optimize.fuse_residual import fuse_residual
+from fastcnn.optimize.merge_parallel import merge_parallel
 from fastcnn.optimize.module import Optimized, PerLayer
 from fastcnn.optimize.remove_assertions import remove_assertions
+from fastcnn.optimize.remove_contiguous import remove_contiguous
 
 PASSES = (
     functionalise,
     fold_constants,
     remove_assertions,
     canonicalise,
+    remove_contiguous,
     fold_batch_norm,
+    merge_parallel,
     fuse_residual,
     fuse_activation,
+    fuse_lrn_pool,
     flatten_images,
 )
 
@@ -33,7 +39,7 @@ COMPUTING = (nn.Conv2d, nn.Linear, nn.LocalResponseNorm, nn.BatchNorm2d)
 __all__ = ["PASSES", "Optimized", "optimize"]
 
 
-def optimize(model: nn.Module, *, report: bool = False) -> nn.Module:
+def optimize(model: nn.Module, *, report: bool = False, cuda_graphs: bool = True) -> nn.Module:
     """A new module that computes what `model` computes in eval mode, on fastcnn's kernels.
 
     optimize(model)(x) = model.eval()(x), to rounding
@@ -41,6 +47,8 @@ def optimize(model: nn.Module, *, report: bool = False) -> nn.Module:
     Args:
         model: any module; it is not changed. Weights that no pass rewrites are shared with it.
         report: print the table of `fastcnn.explain(optimized)`.
+        cuda_graphs: on a GPU, replay a CUDA graph from the third call with inputs of one shape on; the graphs of the
+            last 8 shapes are kept, with their activations.
 
     Any batch and image size that the model takes may follow, on any device the model can be moved to. What has
     no kernel here is run by PyTorch. The result is for inference: `train()` raises RuntimeError, and its weights
@@ -50,26 +58,26 @@ def optimize(model: nn.Module, *, report: bool = False) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model is {type(model).__name__}; a torch.nn.Module is needed")
-    optimized = _optimize(eval_copy(model))
+    optimized = _optimize(eval_copy(model), cuda_graphs)
     if report:
         print(explain(optimized))
     return optimized
 
 
-def _optimize(copied: nn.Module) -> nn.Module:
+def _optimize(copied: nn.Module, cuda_graphs: bool) -> nn.Module:
     """Rewrites a module that `eval_copy` made; where tracing cannot follow it, the modules in it one by one."""
     try:
         network = capture(copied)
         for rewrite in PASSES:
             rewrite(network)
         network.drop_unused()
-        return Optimized(network)
+        return Optimized(network, cuda_graphs)
     except Exception as error:
         # User code may raise anything when it meets a tensor without data.
         reason = f"{type(copied).__name__}: {error}"
         for path, module in _parts(copied):
             parent, _, name = path.rpartition(".")
-            setattr(copied.get_submodule(parent), name, _optimize(module))
+            setattr(copied.get_submodule(parent), name, _optimize(module, cuda_graphs))
         return PerLayer(copied, reason)
 
 

@@ -180,7 +180,24 @@ def concat(n: Network, tensors: Any, dim: Any = 0, axis: Any = None) -> Node | N
     return tensors[0] if len(tensors) == 1 else _call(n, v.concat, list(tensors))
 
 
+def part(n: Network, tensors: Any, index: Any) -> Node | None:
+    """tensors[index], where tensors are an image's channels chunked or split."""
+    if not isinstance(tensors, fx.Node) or not isinstance(index, int) or not set(tensors.kwargs) <= {"dim"}:
+        return None
+    functions: dict[Any, str] = {torch.chunk: "chunk", torch.split: "split"}
+    method = tensors.target if tensors.op == "call_method" else functions.get(tensors.target)
+    if method not in ("chunk", "split") or len(tensors.args) < 2:
+        return None
+    input, size, *dim = tensors.args
+    if _computed(size) or (dim or [tensors.kwargs.get("dim", 0)]) != [1]:
+        return None
+    return _call(n, v.part, input, method=method, size=size, index=index)
+
+
 def add(n: Network, input: Any, other: Any, alpha: Any = 1) -> Node | None:
+    for number, node in ((input, other), (other, input)):
+        if isinstance(number, int) and number == 0 and isinstance(node, fx.Node):
+            return node  # as sum() begins
     if alpha != 1 or not (isinstance(input, fx.Node) and isinstance(other, fx.Node)):
         return None
     return _call(n, v.add, input, other, activation=None)
@@ -322,6 +339,7 @@ for _rule, _functions in (
     (fastcnn_concat, (functional.concat,)),
     (add, (operator.add, torch.add)),
     (add_relu, (functional.add_relu,)),
+    (part, (operator.getitem,)),
     (mul, (operator.mul, torch.mul, torch.multiply)),
     (flatten, (torch.flatten,)),
     (view, (torch.reshape,)),

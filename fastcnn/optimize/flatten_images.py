@@ -8,7 +8,10 @@ from fastcnn.optimize import vocabulary as v
 from fastcnn.optimize.network import Network, is_call, only_user
 
 # These keep the channels of their first input.
-_KEEP = (v.affine, v.activate, v.max_pool2d, v.avg_pool2d, v.adaptive_avg_pool2d, v.local_response_norm, v.subsample2d)
+_KEEP = (
+    v.affine, v.activate, v.max_pool2d, v.avg_pool2d, v.adaptive_avg_pool2d, v.local_response_norm, v.lrn_max_pool2d,
+    v.subsample2d,
+)  # fmt: skip
 
 
 def flatten_images(network: Network) -> None:

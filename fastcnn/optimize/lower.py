@@ -125,7 +125,10 @@ def is_view(node: Node, meta: dict[Node, Any]) -> bool:
 
 
 def channel_slice(node: Node, meta: dict[Node, Any]) -> int | None:
-    """The first channel of image[:, a:b]; None for anything else."""
+    """The first channel of image[:, a:b] or of a part of a split image; None for anything else."""
+    if node.target is v.part and meta[node.args[0]].dim() == 4:
+        parts = getattr(meta[node.args[0]], node.kwargs["method"])(node.kwargs["size"], 1)
+        return sum(part.shape[1] for part in parts[: node.kwargs["index"] % len(parts)])
     if node.target is not operator.getitem or meta[node.args[0]].dim() != 4 or not isinstance(node.args[1], tuple):
         return None
     rows, *channels = node.args[1]
@@ -229,6 +232,20 @@ def _unary(op: Any, kernel: str, struct: Callable[[Any], Any], params: Callable[
         c.builder.call(kernel, problem, c.place(x), c.place(node))
 
     return Lowering(_image, emit)
+
+
+def _emit_lrn_max_pool2d(c: Context, node: Node) -> None:
+    x = node.args[0]
+    structs = []
+    for op, struct, keywords in ((ops.local_response_norm, native_lrn, LRN), (ops.max_pool2d, native_pool2d, MAX_POOL)):
+        canonical = op.normalise((c.meta[x],), _keywords(*keywords)(node))
+        problem = op.infer((c.meta[x], None), canonical)
+        structs.append(struct(problem._replace(device=CPU, x_stride=c.stride(x), y_stride=c.stride(node))))
+    c.builder.call("lrn_max_pool2d", *structs, c.place(x), c.place(node))
+
+
+LRN = ("size", "alpha", "beta", "k")
+MAX_POOL = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
 def _keywords(*names: str) -> Callable[[Node], tuple[Any, ...]]:
@@ -371,7 +388,7 @@ LOWERINGS: dict[Any, Lowering] = {
     v.affine: _affine(lambda node: 1),
     v.subsample2d: _affine(lambda node: node.kwargs["kernel_size"]),
     v.max_pool2d: _unary(
-        ops.max_pool2d, "pool2d", native_pool2d, _keywords("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        ops.max_pool2d, "pool2d", native_pool2d, _keywords(*MAX_POOL)
     ),
     v.avg_pool2d: _unary(
         ops.avg_pool2d, "pool2d", native_pool2d,
@@ -384,8 +401,9 @@ LOWERINGS: dict[Any, Lowering] = {
         ops.adaptive_avg_pool2d, "adaptive_avg_pool2d", native_adaptive_avg_pool2d, lambda node: (1,)
     ),
     v.local_response_norm: _unary(
-        ops.local_response_norm, "lrn", native_lrn, _keywords("size", "alpha", "beta", "k")
+        ops.local_response_norm, "lrn", native_lrn, _keywords(*LRN)
     ),
+    v.lrn_max_pool2d: Lowering(_image, _emit_lrn_max_pool2d),
     v.activate: Lowering(_activate_reason, _emit_activate),
     v.add: Lowering(_add_reason, _emit_add),
     v.multiply: Lowering(_multiply_reason, _emit_multiply),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastcnn.dispatch import current_backend
-from fastcnn.optimize import lower
+from fastcnn.optimize import cuda_graphs, lower
 from fastcnn.optimize.network import Network, decode, encode
 from fastcnn.optimize.program import Program, Unknown
 from fastcnn.optimize.report import Report, Row
@@ -39,9 +39,10 @@ class Optimized(_Inference):
     # A program holds a few hundred small structs; the packed weights are shared by all.
     MAX_PROGRAMS = 64
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, use_cuda_graphs: bool = True) -> None:
         super().__init__()
         network.graph.lint()
+        self.use_cuda_graphs = use_cuda_graphs
         self.network = fx.GraphModule(network.attributes, network.graph)
         self.fused = {node.name: labels for node, labels in network.fused.items()}
         self._inputs = [node for node in network.graph.nodes if node.op == "placeholder"]
@@ -52,7 +53,7 @@ class Optimized(_Inference):
     def _forget(self) -> None:
         """Drops everything made from the weights."""
         self._programs: OrderedDict[Any, Program | None] = OrderedDict()
-        self._packed, self._arenas = lower.PackedWeights(), Arenas()
+        self._packed, self._arenas, self._graphs = lower.PackedWeights(), Arenas(), cuda_graphs.CudaGraphs()
         tensors = (*self.network.parameters(), *self.network.buffers())
         self._counted = [t for t in tensors if not t.is_inference()]
         self._version = self._current_version()
@@ -71,7 +72,11 @@ class Optimized(_Inference):
                 "the weights were changed in place after optimize, in the given model or here; optimize the model again"
             )
         program = self.program(*inputs)
-        return self.network(*args, **kwargs) if program is None else program(inputs)
+        if program is None:
+            return self.network(*args, **kwargs)
+        if self.use_cuda_graphs and program.on_cuda and cuda_graphs.takes(inputs):
+            return self._graphs(program, inputs)
+        return program(inputs)
 
     def _bind(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         """The inputs in order, defaults filled in; None where the call does not fit or takes *args."""
@@ -117,7 +122,7 @@ class Optimized(_Inference):
             for node in self.network.graph.nodes
             if node.op in ("get_attr", "call_module")
         }
-        return _rebuild, (encode(self.network.graph), attributes, self.fused)
+        return _rebuild, (encode(self.network.graph), attributes, self.fused, self.use_cuda_graphs)
 
     def __fastcnn_explain__(self, *args: Any, **kwargs: Any) -> Report:
         if not args and not kwargs:
@@ -165,10 +170,11 @@ class PerLayer(_Inference):
         return Report(rows, f"optimized layer by layer: {self.reason}")
 
 
-def _rebuild(nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]]) -> Optimized:
+def _rebuild(nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]], use_cuda_graphs: bool) -> Optimized:
     graph = decode(nodes)
     names = {node.name: node for node in graph.nodes}
-    return Optimized(Network(graph, attributes, {names[k]: labels for k, labels in fused.items() if k in names}))
+    labels = {names[name]: label for name, label in fused.items() if name in names}
+    return Optimized(Network(graph, attributes, labels), use_cuda_graphs)
 
 
 def _attribute(module: Any, path: str) -> Any:

@@ -183,6 +183,7 @@ class Program:
     ) -> None:
         self._module, self._weights, self._arenas, self._fused = module, weights, arenas, fused
         self._threads = torch.get_num_threads()
+        self.on_cuda = any(isinstance(x, Tensor) and x.is_cuda for x in inputs)
         self._placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
         (self._output,) = (node for node in module.graph.nodes if node.op == "output")
         self._meta = shapes(module, inputs)
@@ -354,7 +355,10 @@ class Program:
         shape = "x".join(map(str, y.shape)) if isinstance(y, Tensor) else ""
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         computes = tuple(self._fused.get(node.name, ()))
-        self.rows.append(Row(node.name, str(name), shape, runs, computes, reason))
+        flops = 0
+        if node.target in (v.conv2d, v.linear):
+            flops = 2 * y.numel() * self._meta[node.args[1]][0].numel()
+        self.rows.append(Row(node.name, str(name), shape, runs, computes, reason, flops))
 
 
 def _place(nodes: list[Node], inside: set[Node], meta: dict[Node, Any], views: dict[Node, View]) -> None:

@@ -18,6 +18,7 @@ class Row(NamedTuple):
     runs: str  # the native kernels, "no kernel: in place", or who else runs it
     computes: tuple[str, ...]  # the layers of the given model that it stands for
     reason: str  # why no plan holds it
+    flops: int = 0  # of a convolution or linear layer
 
     @staticmethod
     def of_node(node: Node, fused: dict[str, list[str]]) -> Row:
@@ -38,6 +39,11 @@ class Report:
     def share(self) -> float:
         """The share of operators that run in native plans, those that need no kernel included."""
         return sum(not row.reason for row in self.rows) / len(self.rows) if self.rows else 0.0
+
+    @property
+    def flops(self) -> int:
+        """Of the convolutions and linear layers that fastcnn runs."""
+        return sum(row.flops for row in self.rows)
 
     def __str__(self) -> str:
         from rich.console import Console

@@ -44,14 +44,13 @@ def conv2d(
     dilation: Pair,
     groups: int,
     activation: str | None = None,
-    out: Tensor | None = None,
 ) -> Tensor:
     """act(conv2d(input, weight) + bias + residual); padding is (top, bottom, left, right)."""
     if residual is not None and not residual_fits(residual, input, weight, stride, padding, dilation):
         y = functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
         return activate(y + residual, activation=activation)
     return functional.conv2d(
-        input, weight, bias, stride, padding, dilation, groups, activation=activation, residual=residual, out=out
+        input, weight, bias, stride, padding, dilation, groups, activation=activation, residual=residual
     )
 
 
@@ -140,11 +139,25 @@ def local_response_norm(input: Tensor, *, size: int, alpha: float, beta: float, 
     return functional.local_response_norm(input, size, alpha, beta, k)
 
 
+def lrn_max_pool2d(
+    input: Tensor, *, size: int, alpha: float, beta: float, k: float,
+    kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair, ceil_mode: bool,
+) -> Tensor:  # fmt: skip
+    """The maximum over each window of the normalised input."""
+    y = functional.local_response_norm(input, size, alpha, beta, k)
+    return functional.max_pool2d(y, kernel_size, stride, padding, dilation, ceil_mode)
+
+
 def concat(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors side by side along dimension 1."""
     if all(t.dim() == 4 and t.dtype == tensors[0].dtype for t in tensors):
         return functional.concat(tensors)
     return torch.cat(tuple(tensors), 1)
+
+
+def part(input: Tensor, *, method: str, size: Any, index: int) -> Tensor:
+    """One part of the input chunked or split along dimension 1."""
+    return getattr(input, method)(size, 1)[index]
 
 
 def flatten(input: Tensor) -> Tensor:

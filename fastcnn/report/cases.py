@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastcnn import functional
+from fastcnn.report import classifiers
 from fastcnn.report.plain import EAGER, plain
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -107,7 +108,7 @@ def _first(value: Any) -> Any:
 class Case:
     """One thing to time. `label` names it among cases of its kind; `call` is set for an operator."""
 
-    kind: str  # "op", "network" or "overhead"
+    kind: str  # "op", "network", "classifier" or "overhead"
     subject: str  # the operator or network
     label: str
     batch: int = 1
@@ -133,6 +134,8 @@ class Case:
     @functools.cached_property
     def work(self) -> tuple[Layer, ...]:
         """FLOPs and bytes, layer by layer."""
+        if self.kind == "classifier":
+            return (_whole(self.subject, self.batch, DTYPES[self.dtype].itemsize),)
         if self.call is not None:
             return (_layer(self.call, self.batch, DTYPES[self.dtype].itemsize),)
         calls = capture(self.subject, self.image)
@@ -154,6 +157,11 @@ class Case:
             inputs, parameters = _tensors(self.call, self.batch)
             fast: nn.Module = Function(self.call, parameters)
             reference: nn.Module = Function(self.call, parameters, eager=True)
+        elif self.kind == "classifier":
+            size = classifiers.image(self.subject)
+            inputs = {"input": torch.randn(self.batch, 3, size, size)}
+            fast = reference = classifiers.build(self.subject)
+            _disturb_statistics(fast)
         else:
             network = NETWORKS[self.subject]
             C, H, W = network.input
@@ -180,6 +188,7 @@ class Workload:
     fast: nn.Module
     plain: nn.Module
     inputs: dict[str, Any]
+    optimised: nn.Module | None = None  # once fastcnn took part with a network
 
     def truth(self) -> Tensor:
         """The result in float64, from the values that the contenders get (after rounding to their dtype)."""
@@ -331,6 +340,18 @@ def _layer(call: Call, batch: int, itemsize: int) -> Layer:
     return Layer(call.function, flops, weights * itemsize, numbers * itemsize)
 
 
+def _whole(classifier: str, batch: int, itemsize: int) -> Layer:
+    """The products of a network that is not made of our layers, as PyTorch counts them; its weights, moved once."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size = classifiers.image(classifier)
+    model = classifiers.build(classifier).to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(batch, 3, size, size, device="meta"))
+    weights = sum(p.numel() for p in model.parameters())
+    return Layer(classifier, counter.get_total_flops(), weights * itemsize, batch * 3 * size**2 * itemsize)
+
+
 # ---- the suite ---------------------------------------------------------------------------------------------
 
 
@@ -355,6 +376,8 @@ class Selection:
             common: dict[str, Any] = {"dtype": dtype, "device": self.device}
             if "network" in self.kinds:
                 made += self._networks(common)
+            if "classifier" in self.kinds:
+                made += [Case("classifier", name, name, **common) for name in classifiers.CLASSIFIERS]
             if "op" in self.kinds:
                 for call, networks in layers(self.networks).items():
                     case = Case("op", call.function, call.label, call=call, networks=networks, **common)

@@ -45,8 +45,8 @@ def bench(
         plan = replace(plan, selection=replace(plan.selection, op_batches=sizes, network_batches=sizes))
     kinds = tuple(kinds)
     for kind in kinds:
-        if kind not in ("network", "op", "overhead"):
-            raise ValueError(f"bench: unknown kind {kind!r}; allowed: network, op, overhead")
+        if kind not in ("network", "classifier", "op", "overhead"):
+            raise ValueError(f"bench: unknown kind {kind!r}; allowed: network, classifier, op, overhead")
     chosen = [case for kind in kinds for case in plan.cases(kind) if match in case.group and plan.contenders(case)]
     if not chosen:
         raise ValueError(f"bench: no case is called {match!r} in {', '.join(kinds)}")

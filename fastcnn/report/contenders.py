@@ -42,12 +42,12 @@ def _call(module: Callable[..., Any], workload: Workload) -> Run:
 
 def _fastcnn(workload: Workload) -> Run:
     """The optimised network, or the operator."""
-    if workload.case.kind != "network":
+    if workload.case.kind not in ("network", "classifier"):
         return _call(workload.fast, workload)
     import fastcnn
 
     (input,) = workload.inputs.values()
-    optimised = fastcnn.optimize(workload.fast)  # type: ignore[attr-defined]
+    optimised = workload.optimised = fastcnn.optimize(workload.fast)  # type: ignore[attr-defined]
     if input.is_cuda:
         return _graphed(optimised, workload)
     return _call(optimised, workload)
@@ -221,7 +221,7 @@ def _graphed(module: Callable[[Tensor], Tensor], workload: Workload, copies: int
 
 # ---- the list ----------------------------------------------------------------------------------------------
 
-ALL = ("op", "network", "overhead")
+ALL = ("op", "network", "classifier", "overhead")
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
@@ -230,7 +230,7 @@ CONTENDERS: dict[str, Contender] = {
         Contender("fastcnn_autograd", lambda w: _with_autograd(w.fast, w), ("overhead",), ("cpu", "cuda")),
         Contender("eager", _eager, ALL, ("cpu", "cuda")),
         Contender("eager_autograd", lambda w: _with_autograd(w.plain, w), ("overhead",), ("cpu", "cuda")),
-        Contender("compile", _compile, ("op", "network"), ("cpu", "cuda")),
+        Contender("compile", _compile, ("op", "network", "classifier"), ("cpu", "cuda")),
         Contender("cudnn", _cudnn, ("op", "network"), ("cuda",)),
         Contender("cudnn_graph", _cudnn_graph, ("network",), ("cuda",)),
         Contender("onnxruntime", peers.onnxruntime, ("op", "network")),

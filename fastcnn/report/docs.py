@@ -13,6 +13,7 @@ python -m fastcnn report --write-docs fills them in from results/*.json; a test 
     table networks          fastcnn, PyTorch and the other engines: medians at every batch
     table operators         fastcnn against PyTorch over the layers of the networks, an operator or kernel size a line
     table peers             the version of every engine
+    table classifiers       others' classifiers: share of the FLOPs on our kernels, time, speed against PyTorch
     time NAME BATCH WHO     a median: NAME a network, or an operator's label with _ for spaces
     ratio NAME BATCH WHO    WHO's time over fastcnn's; WHO may be `best`: the fastest other
     device                  the processor and threads
@@ -21,7 +22,7 @@ python -m fastcnn report --write-docs fills them in from results/*.json; a test 
 A line that four spaces indent is an example, and left alone.
 
 A file of several devices names one: `<!-- fastcnn(amd-epyc-avx2-2-threads): device -->`; without a name, the first
-file by name serves.
+file by name that has the figure serves.
 """
 
 from __future__ import annotations
@@ -80,14 +81,17 @@ def filled(text: str, folder: Path, name: str = "text") -> str:
             loaded.update({path.stem: Results.load(path) for path in sorted(folder.glob("*.json"))})
             claims.update({path.stem: load_claims(path) for path in sorted(folder.glob("claims/*.json"))})
         files = claims if what[:2] == ["table", "claims"] else loaded
-        results = files.get(device) if device else next(iter(files.values()), None)
-        if results is None:
+        choice = [r for stem, r in files.items() if device in (None, stem)]
+        if not choice:
             raise ValueError(f"{name}: {match['open']}: no result file {device or ''} in {folder}")
-        try:
-            figure = _FIGURES[" ".join(what[:2]) if what[0] == "table" else what[0]](results, *what[1:])
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"{name}: {match['open']}: no such figure in the results: {error}") from None
-        return f"{match['open']}{figure}{match['close']}"
+        failure: Exception | None = None
+        for results in choice:
+            try:
+                figure = _FIGURES[" ".join(what[:2]) if what[0] == "table" else what[0]](results, *what[1:])
+                return f"{match['open']}{figure}{match['close']}"
+            except (KeyError, TypeError, IndexError) as error:
+                failure = failure or error
+        raise ValueError(f"{name}: {match['open']}: no such figure in the results: {failure}")
 
     return _FIGURE.sub(replace, text)
 
@@ -120,6 +124,8 @@ def _device(results: Results) -> str:
 
 def _networks(results: Results, _: str = "") -> str:
     cases = network_cases(results)
+    if not cases:
+        raise KeyError("no network was run")
     names = [name for name in ORDER if any(name in rows for rows in cases.values())]
     lines = [
         "| network | batch | " + " | ".join(NAMES[name] for name in names) + " | best other / fastcnn |",
@@ -165,6 +171,23 @@ def _claims(claims: dict[str, Any], _: str, number: str = "") -> str:
     return show.markdown(claims["claims"][number]) if number else show.summary(claims)
 
 
+def _classifiers(results: Results, _: str = "") -> str:
+    cases = [rows for (kind, *_), rows in results.cases.items() if kind == "classifier" and "fastcnn" in rows]
+    if not cases:
+        raise KeyError("no classifier was run")
+    lines = [
+        "| network | GFLOP | on our kernels | fastcnn | PyTorch / fastcnn | torch.compile / fastcnn |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for rows in cases:
+        own = rows["fastcnn"]
+        ratios = (speed_up(rows, name) for name in ("eager", "compile"))
+        cells = " | ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+        name = own.label.replace("timm:", "timm ")
+        lines.append(f"| {name} | {own.flops / 1e9:.2f} | {own.share:.0%} | {seconds(own.seconds)} | {cells} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
 _FIGURES: dict[str, Callable[..., str]] = {
     "time": _time,
     "ratio": _ratio,
@@ -173,4 +196,5 @@ _FIGURES: dict[str, Callable[..., str]] = {
     "table operators": _operators,
     "table peers": _peers,
     "table claims": _claims,
+    "table classifiers": _classifiers,
 }

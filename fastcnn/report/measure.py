@@ -101,6 +101,8 @@ def measure(
         facts["of_floor"] = facts["floor"] / mine.median
         if name == "fastcnn":
             facts["kernels"] = _kernels(workload)
+            if case.kind == "classifier":
+                facts["share"] = _share(workload)
         if with_memory:
             facts["memory"] = memory.measure(case, name, torch.get_num_threads())
         outcome[name] = Measurement(case, name, mine, facts)
@@ -135,7 +137,19 @@ def _quantiles(samples: Samples) -> dict[str, float]:
 
 def _kernels(workload: Workload) -> list[str]:
     """Which kernels dispatch chose for an operator; a network's are many, `fastcnn.explain` lists them."""
-    if workload.case.kind == "network":
+    if workload.case.kind in ("network", "classifier"):
         return []
     choices = explain(workload.fast, *workload.inputs.values()).choices
     return [f"{c.taken.backend}.{c.taken.name}" for c in choices if c.taken is not None]
+
+
+def _share(workload: Workload) -> float:
+    """How much of a classifier's FLOPs run on our kernels, after the passes."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    optimised: Any = workload.optimised
+    inputs = tuple(workload.inputs.values())
+    ours = explain(optimised, *inputs).flops
+    with FlopCounterMode(display=False) as others:  # sees PyTorch's operators only
+        optimised.program(*inputs)(inputs)
+    return ours / (ours + others.get_total_flops())

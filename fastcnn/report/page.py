@@ -125,7 +125,12 @@ def _cards(results: Results) -> str:
 
 
 def _tables(results: Results) -> str:
-    titles = {"network": "Networks", "op": "Operators", "overhead": "Cost of a call"}
+    titles = {
+        "network": "Networks",
+        "classifier": "Classifiers of others",
+        "op": "Operators",
+        "overhead": "Cost of a call",
+    }
     parts = []
     for kind, heading in titles.items():
         cases = [rows for case, rows in results.cases.items() if case[0] == kind]

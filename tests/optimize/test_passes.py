@@ -33,7 +33,8 @@ class Residual(nn.Module):
         self.swap, self.projection = swap, conv(8, 8, 1) if projection else None
 
     def forward(self, x):
-        identity = x if self.projection is None else self.projection(x)
+        # Of another input: the sum of two convolutions of one input would be one.
+        identity = x if self.projection is None else self.projection(torch.relu(x))
         y = self.bn(self.conv(x))
         if self.swap:
             return self.relu(identity + y)
@@ -79,7 +80,8 @@ def test_bn_of_a_value_with_two_readers_is_not_folded_into_it():
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("projection", [False, True])
 def test_residual_and_relu_go_into_the_convolution(swap, projection):
-    assert kernels(Residual(swap, projection), 2, 8, 9, 7) == ["conv2d"] * (1 + projection)
+    expected = ["elementwise", "conv2d", "conv2d"] if projection else ["conv2d"]
+    assert kernels(Residual(swap, projection), 2, 8, 9, 7) == expected
 
 
 def test_broadcasting_addition_is_computed_as_pytorch_does():
@@ -146,6 +148,25 @@ def test_squeeze_and_excitation_is_native():
     native = ["conv2d", "elementwise", "adaptive_avg_pool2d", "conv2d", "conv2d", "elementwise"]
     assert kernels(SE(nn.Sigmoid()), 2, 3, 9, 7) == native
     assert kernels(SE(nn.Hardsigmoid()), 2, 3, 9, 7) == [*native, "elementwise"]
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.MaxPool2d(2, 1, 0, 2)])
+def test_lrn_and_max_pool_are_one_kernel(pool):
+    lrn = nn.LocalResponseNorm(5, alpha=0.1, beta=0.75, k=2.0)
+    assert kernels(nn.Sequential(conv(3, 21), nn.ReLU(), lrn, pool), 2, 3, 19, 17) == ["conv2d", "lrn_max_pool2d"]
+
+
+def test_lrn_that_others_read_is_kept():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.lrn = conv(3, 8), nn.LocalResponseNorm(5, alpha=0.5)
+
+        def forward(self, x):
+            y = self.lrn(self.conv(x))
+            return torch.cat([nn.functional.max_pool2d(y, 3, 1, 1), y], 1)
+
+    assert kernels(Two(), 2, 3, 9, 7) == ["conv2d", "lrn", "pool2d"]
 
 
 def test_in_place_operators_reach_later_readers():
@@ -218,3 +239,73 @@ def test_random_numbers_are_drawn_on_each_call():
 
     optimized, x = fastcnn.optimize(Noisy()), torch.randn(2, 3, 9, 7)
     assert not torch.equal(optimized(x), optimized(x))
+
+
+class Branches(nn.Module):
+    """RepVGG's sum: a 3x3 and a 1x1 convolution and an identity, each normalised."""
+
+    def __init__(self, stride=1, groups=1, kernel=(3, 3)):
+        super().__init__()
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        self.large = nn.Conv2d(8, 8, kernel, stride, padding, groups=groups, bias=False)
+        self.small = nn.Conv2d(8, 8, 1, stride, groups=groups)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(3))
+
+    def forward(self, x):
+        y = sum([self.norms[0](self.small(x)), self.norms[1](self.large(x))])
+        return torch.relu(y + self.norms[2](x) if self.large.stride == (1, 1) else y)
+
+
+@pytest.mark.parametrize("options", [{}, {"groups": 4}, {"groups": 8}, {"stride": 2}, {"kernel": (1, 5)}], ids=str)
+def test_parallel_branches_become_one_convolution(options):
+    assert kernels(Branches(**options), 2, 8, 9, 7) == ["conv2d"]
+
+
+def test_branches_that_do_not_fit_into_each_other_stay_apart():
+    class Apart(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = conv(8, 8, 3), nn.Conv2d(8, 8, 3, padding=2, dilation=2), conv(8, 8, 1, groups=2)
+            self.tall, self.wide = nn.Conv2d(8, 8, (3, 1), padding=(1, 0)), nn.Conv2d(8, 8, (1, 3), padding=(0, 1))
+
+        def forward(self, x):
+            return self.a(x) + self.b(x), self.a(x) + self.c(x), self.tall(x) + self.wide(x), self.a(x) + self.a(x + 1)
+
+    model, x = Apart().eval(), torch.randn(2, 8, 9, 7)
+    for ours, theirs in zip(fastcnn.optimize(model)(x), model(x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_split_channels_are_read_and_joined_in_place():
+    class Split(nn.Module):
+        def __init__(self, split):
+            super().__init__()
+            self.first, self.split = conv(3, 12), split
+            self.convs = nn.ModuleList(conv(4, 4) for _ in range(3))
+
+        def forward(self, x):
+            parts = self.split(self.first(x))
+            a = self.convs[0](parts[0])
+            b = self.convs[1](a + parts[1])
+            return torch.cat([a, b.contiguous(), self.convs[2](parts[-1])], 1)
+
+    for split in (
+        lambda x: x.chunk(3, 1), lambda x: torch.chunk(x, 3, dim=1), lambda x: x.split(4, dim=1),
+        lambda x: torch.split(x, [4, 4, 4], 1), lambda x: (x[:, :4], x[:, 4:8], x[:, 8:]),
+    ):  # fmt: skip
+        assert kernels(Split(split), 2, 3, 9, 7) == ["conv2d", "conv2d", "elementwise", "conv2d", "conv2d"]
+
+
+def test_parts_of_the_batch_and_a_ragged_last_part():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last = conv(3, 7), conv(1, 2)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.last(y.split(3, 1)[-1]), y.chunk(2)[1], y.chunk(2, 1)[0].contiguous()
+
+    model, x = Odd().eval(), torch.randn(4, 3, 9, 7)
+    for ours, theirs in zip(fastcnn.optimize(model)(x), model(x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
