@@ -334,6 +334,18 @@ def test_explain_prints_the_estimate(counted):
     assert "predicted" in text
 
 
+@pytest.mark.parametrize(("name", "megabytes"), [
+    ("max_pool2d", 4 * (8 * 81 + 8 * 16) / 1e6), ("local_response_norm", 4 * 2 * 8 * 81 / 1e6),
+    ("concat", 4 * 4 * 8 * 81 / 1e6), ("subsample2d", 4 * 8 * (64 + 16) / 1e6),
+    ("rbf", 4 * (3 * 84 + 10 * 84 + 30) / 1e6), ("add_relu", 4 * 3 * 8000000 / 1e6),
+])  # fmt: skip
+def test_explain_prints_what_memory_costs(counted, name, megabytes):
+    calls = CALLS | {"add_relu": (lambda f, x: f.add_relu(x(8000000), x(8000000)),)}
+    text = str(fastcnn.explain(lambda: calls[name][0](fastcnn.functional, torch.zeros)))
+    microseconds = 2.5 + megabytes / 3.35
+    assert f"on H100: predicted {microseconds:.1f} us, {megabytes:.1f} MB" in " ".join(text.replace("│", " ").split())
+
+
 def test_small_batches_are_split_and_large_ones_not():
     """One image of res4 leaves most SMs idle unless the sum is split; VGG at 32 fills them."""
     small = Conv2d(conv2d_problem(torch.float16, *CONVOLUTIONS["ResNet res4 3x3 batch 1"]), TARGETS[90])
