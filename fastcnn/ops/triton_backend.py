@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -88,6 +89,25 @@ def candidate(
         architectures=ARCHITECTURES,
         note=note,
     )
+
+
+def memory_note(elements: Callable[[Any], int]) -> Callable[[Any], str]:
+    """The note of a kernel that memory bounds: `elements` counts what it must read and write, once each."""
+
+    def note(problem: Any) -> str:
+        from fastcnn.ops.triton_common import target_of
+        from fastcnn.ops.triton_cost import LAUNCH_SECONDS
+
+        target, size = target_of(problem.device), elements(problem) * problem.dtype.itemsize
+        seconds = LAUNCH_SECONDS + size / target.dram_bytes
+        return f"on {target.name}: predicted {seconds * 1e6:.1f} us, {size / 1e6:.1f} MB of memory (never measured)"
+
+    return note
+
+
+def image_elements(problem: Any) -> int:
+    """An image read and one written."""
+    return problem.N * problem.H * problem.W * problem.C + math.prod(problem.output_shape)
 
 
 def unary_runner(launch: Callable[..., None], problem: Any) -> Runner:

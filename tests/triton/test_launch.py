@@ -61,11 +61,11 @@ def counted(driver, monkeypatch):
 
     counts = collections.Counter()
 
-    def count(owner, name):
+    def count(owner, name, counted_as=None):
         real = getattr(owner, name)
 
         def counting(*args, **kwargs):
-            counts[name] += 1
+            counts[counted_as or name] += 1
             return real(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, counting)
@@ -74,7 +74,8 @@ def counted(driver, monkeypatch):
     count(Launch, "_load")
     count(TensorDescriptor, "__post_init__")
     count(triton_launch, "pack_weight")
-    count(torch, "empty")
+    for name in ("empty", "empty_like", "empty_strided", "zeros"):
+        count(torch, name, "allocated")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(triton_backend, "reason_against", lambda *args, **kwargs: None)
@@ -122,7 +123,7 @@ def test_second_call_builds_nothing(counted, name, dtype):
         with forbid_casts():
             call(fastcnn.functional, tensor)
     assert len(counted.launched) == 2 * kernels
-    assert counted.counts == {"empty": 1}
+    assert counted.counts == {"allocated": 1}
 
 
 class forbid_casts:
@@ -332,6 +333,18 @@ def test_explain_prints_the_estimate(counted):
     assert re.search(r"predicted \d+\.\d us, [\w ]+-bound, \d+ blocks, .* \(never measured\)", text)
     text = str(fastcnn.explain(fastcnn.functional.linear, torch.zeros(1, 64), torch.zeros(8, 64)))
     assert "predicted" in text
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [
+    ("max_pool2d", 4 * (8 * 81 + 8 * 16) / 1e6), ("local_response_norm", 4 * 2 * 8 * 81 / 1e6),
+    ("concat", 4 * 4 * 8 * 81 / 1e6), ("subsample2d", 4 * 8 * (64 + 16) / 1e6),
+    ("rbf", 4 * (3 * 84 + 10 * 84 + 30) / 1e6), ("add_relu", 4 * 3 * 8000000 / 1e6),
+])  # fmt: skip
+def test_explain_prints_what_memory_costs(counted, name, megabytes):
+    calls = CALLS | {"add_relu": (lambda f, x: f.add_relu(x(8000000), x(8000000)),)}
+    text = str(fastcnn.explain(lambda: calls[name][0](fastcnn.functional, torch.zeros)))
+    microseconds = 2.5 + megabytes / 3.35
+    assert f"on H100: predicted {microseconds:.1f} us, {megabytes:.1f} MB" in " ".join(text.replace("│", " ").split())
 
 
 def test_small_batches_are_split_and_large_ones_not():

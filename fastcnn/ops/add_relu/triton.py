@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from fastcnn.dispatch import Runner
@@ -29,4 +31,5 @@ def _prepare(problem: AddReluProblem) -> Runner:
     return run
 
 
-CANDIDATES = (triton_backend.candidate("add_relu", "add_relu", _prepare, _supports),)
+NOTE = triton_backend.memory_note(lambda problem: 3 * math.prod(problem.output_shape))
+CANDIDATES = (triton_backend.candidate("add_relu", "add_relu", _prepare, _supports, NOTE),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import accumulate
 from typing import Any
 
@@ -52,5 +53,6 @@ CANDIDATES = (
         _prepare,
         dtypes=("every dtype of PyTorch",),
         architectures=triton_backend.ARCHITECTURES,
+        note=triton_backend.memory_note(lambda problem: 2 * math.prod(problem.output_shape)),
     ),
 )

@@ -13,4 +13,5 @@ def _prepare(problem: LrnProblem) -> Runner:
     return triton_backend.unary_runner(triton_kernels.lrn(problem), problem)
 
 
-CANDIDATES = (triton_backend.candidate("local_response_norm", "lrn", _prepare),)
+NOTE = triton_backend.memory_note(triton_backend.image_elements)
+CANDIDATES = (triton_backend.candidate("local_response_norm", "lrn", _prepare, note=NOTE),)

@@ -19,10 +19,15 @@ def _prepare_adaptive(problem: AdaptiveAvgPool2dProblem) -> Runner:
     return triton_backend.unary_runner(triton_kernels.adaptive_avg_pool2d(problem), problem)
 
 
+NOTE = triton_backend.memory_note(triton_backend.image_elements)
+
+
 def _pool(op: str) -> tuple[Candidate, ...]:
-    return (triton_backend.candidate(op, "pool2d", _prepare_pool),)
+    return (triton_backend.candidate(op, "pool2d", _prepare_pool, note=NOTE),)
 
 
 MAX_CANDIDATES = _pool("max_pool2d")
 AVG_CANDIDATES = _pool("avg_pool2d")
-ADAPTIVE_CANDIDATES = (triton_backend.candidate("adaptive_avg_pool2d", "adaptive_avg_pool2d", _prepare_adaptive),)
+ADAPTIVE_CANDIDATES = (
+    triton_backend.candidate("adaptive_avg_pool2d", "adaptive_avg_pool2d", _prepare_adaptive, note=NOTE),
+)

@@ -22,4 +22,5 @@ def _prepare(problem: RbfProblem) -> Runner:
     return run
 
 
-CANDIDATES = (triton_backend.candidate("rbf", "rbf", _prepare),)
+NOTE = triton_backend.memory_note(lambda p: p.N * p.D + p.M * p.D + p.N * p.M)
+CANDIDATES = (triton_backend.candidate("rbf", "rbf", _prepare, note=NOTE),)

@@ -23,4 +23,5 @@ def _prepare(problem: Subsample2dProblem) -> Runner:
     return run
 
 
-CANDIDATES = (triton_backend.candidate("subsample2d", "subsample2d", _prepare),)
+NOTE = triton_backend.memory_note(triton_backend.image_elements)
+CANDIDATES = (triton_backend.candidate("subsample2d", "subsample2d", _prepare, note=NOTE),)
