@@ -184,3 +184,11 @@ def test_the_suite_fails_on_a_wrong_kernel_and_reads_back_otherwise(tmp_path):
     assert code == 1
     assert "fastcnn has a relative error of 1.0e-02 against float64" in text
     assert "1 failed, 1 passed" in text
+
+
+def test_a_classifier_of_others_is_timed_with_its_share():
+    case = Case("classifier", "squeezenet1_1", "squeezenet1_1")
+    assert case.flops == pytest.approx(2 * 0.349e9, rel=0.01)  # published: .35 G multiply-adds
+    outcome = measure.measure(case, ("fastcnn", "eager"), CEILINGS, SHORT)
+    assert outcome["fastcnn"].extra_info["share"] == 1
+    assert "share" not in outcome["eager"].extra_info

@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 
 from fastcnn.__main__ import app
 from fastcnn.report import commands, docs, roofline
-from fastcnn.report.cases import TINY, Case, capture
-from fastcnn.report.results import Results, file_name
+from fastcnn.report.cases import TINY, Case, Layer, capture
+from fastcnn.report.results import Results, assemble, file_name
 from fastcnn.report.roofline import Ceilings, floor_seconds
 from fastcnn.report.summary import geometric_mean, slower, speed_up
 
 from .made_up import CEILINGS, FACTORS, file
+from .made_up import row as made_row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -183,6 +184,18 @@ def test_figures_are_filled_in(folder):
     assert docs.filled(new, folder) == new
     example = "    see <!-- fastcnn: time nothing 1 nobody -->?<!-- end -->"
     assert docs.filled(example, folder) == example
+
+
+def test_a_figure_comes_from_the_first_file_that_has_it(folder):
+    case = Case("classifier", "timm:dla34", "timm:dla34")
+    vars(case)["work"] = (Layer("dla34", 6_120_000_000, 63_000_000, 602_112),)
+    made = [made_row(case, name, 0.02 * factor, share=0.987) for name, factor in (("fastcnn", 1), ("eager", 2))]
+    assemble(made, file([case]).about).save(folder / "others.json")
+    text = docs.filled(
+        "<!-- fastcnn: table classifiers --><!-- end --><!-- fastcnn: time alexnet 8 --><!-- end -->", folder
+    )
+    assert re.search(r"\| timm dla34 \| 6\.12 \| 99% \| [\d.]+ ms \| (1\.9\d|2\.0\d) \| - \|", text)
+    assert re.search(r"alexnet 8 -->\d+ ms<", text)
 
 
 @pytest.mark.parametrize(
