@@ -22,17 +22,22 @@ set(FASTCNN_ISA_SOURCES
   ops/pool/pool_cpu.cpp
   ops/rbf/rbf_cpu.cpp
   ops/subsample2d/subsample2d_cpu.cpp)
+# AVX512-BF16 goes beside avx512, for what multiplies pairs of bfloat16.
+set(FASTCNN_BF16_SOURCES
+  ops/conv2d/direct_cpu.cpp)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  set(FASTCNN_ISAS baseline avx2 avx512)
+  set(FASTCNN_ISAS baseline avx2 avx512 avx512_bf16)
 else()
   set(FASTCNN_ISAS baseline)
 endif()
 set(FASTCNN_SIMD_BYTES_baseline 16)
 set(FASTCNN_SIMD_BYTES_avx2 32)
 set(FASTCNN_SIMD_BYTES_avx512 64)
+set(FASTCNN_SIMD_BYTES_avx512_bf16 64)
 set(FASTCNN_FLAGS_avx2 -mavx2 -mfma -mf16c -mtune=haswell)
 set(FASTCNN_FLAGS_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mtune=skylake-avx512)
+set(FASTCNN_FLAGS_avx512_bf16 ${FASTCNN_FLAGS_avx512} -mavx512bf16)
 if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   # simd.h writes the baseline's fma(a, b, c) as a * b + c; elsewhere than on x86-64 the baseline has the instruction.
   set(FASTCNN_FLAGS_baseline -ffp-contract=fast)
@@ -40,8 +45,12 @@ endif()
 
 target_sources(_C PRIVATE ${FASTCNN_CPU_SOURCES})
 foreach(isa IN LISTS FASTCNN_ISAS)
-  if(FASTCNN_ISA_SOURCES)
-    add_library(fastcnn_${isa} OBJECT ${FASTCNN_ISA_SOURCES})
+  set(sources ${FASTCNN_ISA_SOURCES})
+  if(isa STREQUAL "avx512_bf16")
+    set(sources ${FASTCNN_BF16_SOURCES})
+  endif()
+  if(sources)
+    add_library(fastcnn_${isa} OBJECT ${sources})
     target_include_directories(fastcnn_${isa} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
     target_compile_definitions(fastcnn_${isa} PRIVATE FASTCNN_ISA=${isa} FASTCNN_SIMD_BYTES=${FASTCNN_SIMD_BYTES_${isa}})
     # What is written is what runs: a multiply and an add are fused only where the source says fma(). Math

@@ -24,6 +24,17 @@ constexpr int kVecs = kWidth == 16 ? 4 : 2;
 
 #define FASTCNN_UNROLL _Pragma("GCC unroll 16")
 
+// What this build multiplies as it is, and how many depths an instruction takes.
+#if defined(__AVX512BF16__)
+using Element = BFloat16;
+constexpr DType kElement = DType::bfloat16;
+constexpr int64_t kStep = 2;
+#else
+using Element = float;
+constexpr DType kElement = DType::float32;
+constexpr int64_t kStep = 1;
+#endif
+
 // Columns 0..columns-1 cut into panels of nearly equal width, at most kVecs vectors. Panel i holds whole
 // vectors; columns beyond the last are zeros. In packed memory it begins at first_vec * kWidth * depth.
 struct Panels {
@@ -83,8 +94,8 @@ static void finish_tile(const float* tile, int64_t tile_stride, int rows, int co
 template <int MR, int NV>
 static inline __attribute__((always_inline)) void finish_accumulators(Vec (&acc)[MR][NV], int columns,
                                                                       const Output& out) {
-  const bool in_registers = out.dtype == DType::float32 &&
-                            (out.activation == Activation::none || out.activation == Activation::relu);
+  const bool in_registers =
+      out.dtype == kElement && (out.activation == Activation::none || out.activation == Activation::relu);
   if (!in_registers) {
     alignas(64) float tile[MR * NV * kWidth];
     FASTCNN_UNROLL for (int i = 0; i < MR; ++i) FASTCNN_UNROLL for (int j = 0; j < NV; ++j)
@@ -103,16 +114,16 @@ static inline __attribute__((always_inline)) void finish_accumulators(Vec (&acc)
         bias[j];
   }
   if (out.residual) {
-    const float* residual = static_cast<const float*>(out.residual);
+    const Element* residual = static_cast<const Element*>(out.residual);
     FASTCNN_UNROLL for (int i = 0; i < MR; ++i) FASTCNN_UNROLL for (int j = 0; j < NV; ++j) {
-      const float* p = residual + i * out.residual_stride + j * kWidth;
+      const Element* p = residual + i * out.residual_stride + j * kWidth;
       acc[i][j] += j < NV - 1 || tail == kWidth ? load(p) : load_partial(p, tail);
     }
   }
   if (out.activation == Activation::relu)
     FASTCNN_UNROLL for (int i = 0; i < MR; ++i) FASTCNN_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] =
         max(zero(), acc[i][j]);
-  float* y = static_cast<float*>(out.y);
+  Element* y = static_cast<Element*>(out.y);
   if (tail == kWidth) {
     FASTCNN_UNROLL for (int i = 0; i < MR; ++i) FASTCNN_UNROLL for (int j = 0; j < NV; ++j)
         store(y + i * out.y_stride + j * kWidth, acc[i][j]);
@@ -139,10 +150,45 @@ FASTCNN_INLINE void set_aside(Vec (&acc)[MR][NV], float* aside, bool begin) {
   }
 }
 
-// GCC 12 keeps acc in memory (a third of the speed) unless every loop over it is unrolled by pragma.
-// W is the type of the packed weights: float, or 16 bits, widened here.
+// Adds depth d .. end - 1 to acc. GCC 12 keeps acc in memory (a third of the speed) unless every loop over it
+// is unrolled by pragma.
 template <int MR, int NV, class W>
-static __attribute__((noinline)) void gemm_tile(int64_t taps, int64_t depth, const float* const* rows,
+FASTCNN_INLINE const W* multiply(const float* const (&a)[MR], int64_t d, int64_t end, const W* b,
+                                 Vec (&acc)[MR][NV]) {
+  for (; d < end; ++d, b += NV * kWidth) {
+    Vec weight[NV];
+    FASTCNN_UNROLL for (int j = 0; j < NV; ++j) weight[j] = load(b + j * kWidth);
+    FASTCNN_UNROLL for (int i = 0; i < MR; ++i) {
+      const Vec x = broadcast(a[i][d]);
+      FASTCNN_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = fma(x, weight[j], acc[i][j]);
+    }
+  }
+  return b;
+}
+
+#if defined(__AVX512BF16__)
+// The same for two depths an instruction: d and end are even, B is [depth / 2][panel width][2].
+template <int MR, int NV>
+FASTCNN_INLINE const BFloat16* multiply(const BFloat16* const (&a)[MR], int64_t d, int64_t end,
+                                        const BFloat16* b, Vec (&acc)[MR][NV]) {
+  for (; d < end; d += 2, b += NV * kWidth * 2) {
+    IntVec weight[NV];
+    FASTCNN_UNROLL for (int j = 0; j < NV; ++j)
+        __builtin_memcpy(&weight[j], b + j * kWidth * 2, sizeof(IntVec));
+    FASTCNN_UNROLL for (int i = 0; i < MR; ++i) {
+      int32_t pair;
+      __builtin_memcpy(&pair, a[i] + d, sizeof(pair));
+      const IntVec x = pair - IntVec{};
+      FASTCNN_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = dot_pairs(x, weight[j], acc[i][j]);
+    }
+  }
+  return b;
+}
+#endif
+
+// W is the type of the packed weights, A that of the rows: any and float, or BFloat16 both.
+template <int MR, int NV, class W, class A>
+static __attribute__((noinline)) void gemm_tile(int64_t taps, int64_t depth, const A* const* rows,
                                                 int64_t offset, const W* b, int columns, const Output& out) {
   Vec acc[MR][NV];
   FASTCNN_UNROLL for (int i = 0; i < MR; ++i) FASTCNN_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = zero();
@@ -150,7 +196,7 @@ static __attribute__((noinline)) void gemm_tile(int64_t taps, int64_t depth, con
   int64_t run = 0;
   bool any_aside = false;
   for (int64_t t = 0; t < taps; ++t, rows += kRows) {
-    const float* a[MR];
+    const A* a[MR];
     FASTCNN_UNROLL for (int i = 0; i < MR; ++i) a[i] = rows[i] + offset;
     for (int64_t d = 0; d < depth;) {
       if (run >= kRun) {
@@ -160,14 +206,8 @@ static __attribute__((noinline)) void gemm_tile(int64_t taps, int64_t depth, con
       }
       const int64_t end = min_of(depth, d + kRun);
       run += end - d;
-      for (; d < end; ++d, b += NV * kWidth) {
-        Vec weight[NV];
-        FASTCNN_UNROLL for (int j = 0; j < NV; ++j) weight[j] = load(b + j * kWidth);
-        FASTCNN_UNROLL for (int i = 0; i < MR; ++i) {
-          const Vec x = broadcast(a[i][d]);
-          FASTCNN_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = fma(x, weight[j], acc[i][j]);
-        }
-      }
+      b = multiply<MR, NV>(a, d, end, b, acc);
+      d = end;
     }
   }
   if (any_aside)
@@ -176,11 +216,11 @@ static __attribute__((noinline)) void gemm_tile(int64_t taps, int64_t depth, con
   finish_accumulators(acc, columns, out);
 }
 
-template <class W, int MR = kRows>
-static inline void gemm_rows(int rows, int vecs, int64_t taps, int64_t depth, const float* const* a,
+template <class W, class A, int MR = kRows>
+static inline void gemm_rows(int rows, int vecs, int64_t taps, int64_t depth, const A* const* a,
                              int64_t offset, const W* b, int columns, const Output& out) {
   if constexpr (MR > 1)
-    if (rows < MR) return gemm_rows<W, MR - 1>(rows, vecs, taps, depth, a, offset, b, columns, out);
+    if (rows < MR) return gemm_rows<W, A, MR - 1>(rows, vecs, taps, depth, a, offset, b, columns, out);
   if (vecs == 1) return gemm_tile<MR, 1>(taps, depth, a, offset, b, columns, out);
   if constexpr (kVecs > 2) {
     if (vecs == 3) return gemm_tile<MR, 3>(taps, depth, a, offset, b, columns, out);
@@ -198,7 +238,7 @@ static void copy_run(const T* x, int64_t count, float* out) {
   if (tail) store_partial(out + i, load_partial(x + i, tail), tail);
 }
 
-// Weights w[column][d], columns w_stride apart, into panel order [panel][d][vecs * kWidth].
+// weight(column, d) into panel order [panel][d][vecs * kWidth].
 template <class W, class F>
 static void pack_panels(const Panels& panels, int64_t depth, W* packed, F&& weight) {
   for (int64_t i = 0; i < panels.count(); ++i) {

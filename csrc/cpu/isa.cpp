@@ -52,6 +52,14 @@ const char* isa_name(Isa isa) {
 
 int simd_floats(Isa isa) { return isa == Isa::avx512 ? 16 : isa == Isa::avx2 ? 8 : 4; }
 
+bool has_bf16_dot() {
+#if defined(__x86_64__)
+  return isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 bool isa_available(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512)

@@ -7,6 +7,9 @@
 //   FASTCNN_FOR_EACH_ISA(void lrn(const LrnProblem& problem, const void* x, void* y, int threads))
 //   FASTCNN_SELECT(lrn)(problem, x, y, threads);
 //
+// AVX512-BF16 has a namespace too, fastcnn::avx512_bf16, of FASTCNN_BF16_SOURCES alone: their callers ask
+// has_bf16_dot().
+//
 // Such a source includes no header that defines inline functions or templates outside that namespace (so no
 // <algorithm>, <vector>, <cmath>): the linker keeps one copy of each, which may be the AVX-512 one, and then
 // the program dies on a processor without it.
@@ -20,6 +23,7 @@ enum class Isa { baseline, avx2, avx512 };
 Isa isa();
 const char* isa_name(Isa isa);
 int simd_floats(Isa isa);        // floats in a vector: kWidth of its namespace
+bool has_bf16_dot();             // isa() is avx512, and this processor has AVX512-BF16 too
 bool isa_available(Isa isa);     // compiled in, and this processor has it
 void set_isa(const char* name);  // throws std::invalid_argument, in one sentence, if unknown or unavailable
 

@@ -143,10 +143,22 @@ FASTCNN_INLINE HalfVec narrow(UintVec a) { return __builtin_convertvector(a, Hal
 FASTCNN_INLINE Vec widen(HalfVec a, BFloat16) { return (Vec)(__builtin_convertvector(a, UintVec) << 16); }
 
 FASTCNN_INLINE HalfVec shorten(Vec a, BFloat16) {
+#if defined(__AVX512BF16__)
+  return (HalfVec)_mm512_cvtneps_pbh((__m512)a);
+#else
   const UintVec bits = (UintVec)a;
   const UintVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
   return narrow((UintVec)(is_nan(a) ? (IntVec)((bits >> 16) | 0x40) : (IntVec)rounded));
+#endif
 }
+
+#if defined(__AVX512BF16__)
+// c plus the products of two BFloat16 each: lane i of a and b holds elements 2i and 2i + 1 of a dot product.
+// Sums are fp32; denormal numbers count as 0.
+FASTCNN_INLINE Vec dot_pairs(IntVec a, IntVec b, Vec c) {
+  return (Vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+}
+#endif
 
 FASTCNN_INLINE Vec widen(HalfVec a, Float16) {
 #if FASTCNN_SIMD_BYTES == 64

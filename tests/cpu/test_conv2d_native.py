@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import threading
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,7 +215,7 @@ def test_against_float64(isa: str, name: str, dtype: torch.dtype) -> None:
     if name == "direct":
         assert len(cases) == len(CASES), "direct takes every problem"
     else:
-        assert cases or dtype != torch.float32, f"no case tests {name}"
+        assert cases or dtype != torch.float32 or name == "direct_bf16", f"no case tests {name}"
     for case in cases:
         check(case, name)
 
@@ -229,6 +230,8 @@ def test_nan_and_infinity_go_where_they_belong(isa: str, name: str) -> None:
         Case(C=48, K=48, groups=6, activation="relu"),
         Case(C=48, K=48, groups=3, stride=(2, 2)),
     ):
+        if name == "direct_bf16":
+            case = replace(case, dtype=torch.bfloat16)
         if not capable(case, name):
             continue
         run = Run(case)
@@ -238,7 +241,8 @@ def test_nan_and_infinity_go_where_they_belong(isa: str, name: str) -> None:
         assert torch.equal(y.isnan(), exact.isnan()), (name, case)
         assert torch.equal(y.isinf(), exact.isinf()), (name, case)
         finite = exact.isfinite()
-        torch.testing.assert_close(y[finite], exact[finite], rtol=1e-4, atol=1e-4)
+        tolerance = max(1e-4, torch.finfo(case.dtype).eps)
+        torch.testing.assert_close(y[finite], exact[finite], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", WINOGRAD)
@@ -312,7 +316,7 @@ def test_microkernels_keep_their_accumulators_in_registers() -> None:
     function = ""
     for line in listing.splitlines():
         if label := re.match(r"^[0-9a-f]+ <(.*)>:$", line):
-            function = line if re.search(r"(avx2|avx512)::.*gemm_tile<6, \d, float>", label[1]) else ""
+            function = line if re.search(r"(avx2|avx512)::.*gemm_tile<6, \d, float, float>", label[1]) else ""
         elif function and (instruction := re.match(r"^\s+([0-9a-f]+):\s+(.*)$", line)):
             kernels.setdefault(function, []).append((int(instruction[1], 16), instruction[2]))
     assert len(kernels) >= 6, f"stripped, or renamed: {list(kernels)}"  # each in several objects
@@ -328,6 +332,24 @@ def test_microkernels_keep_their_accumulators_in_registers() -> None:
         assert sum("fmadd" in text for text in inner) % (6 * vectors) == 0
         spilled = [text for text in inner if re.search(r"%[yz]mm", text) and re.search(r"%r[sb]p", text)]
         assert not spilled, (name, spilled)
+
+
+def test_bfloat16_products_where_the_processor_has_them() -> None:
+    problem = Run(Case(R=1, S=1, padding=(0, 0), dtype=torch.bfloat16)).problem()
+    before = _C.cpu.isa()
+    try:
+        _C.cpu.set_isa("baseline")
+        assert "needs AVX512-BF16" in _C.cpu.conv2d_reason("direct_bf16", problem, 2)
+    finally:
+        _C.cpu.set_isa(before)
+    flags = Path("/proc/cpuinfo")
+    if before == "avx512" and flags.exists() and "avx512_bf16" in flags.read_text():
+        assert _C.cpu.conv2d_reason("direct_bf16", problem, 2) == ""
+        assert any(capable(replace(case, dtype=torch.bfloat16), "direct_bf16") for case in CASES)
+    odd = Run(Case(C=10, K=10, groups=2, dtype=torch.bfloat16)).problem()
+    assert _C.cpu.conv2d_reason("direct_bf16", odd, 2) != ""
+    single = Run(Case()).problem()
+    assert _C.cpu.conv2d_reason("direct_bf16", single, 2) == "direct_bf16: needs bfloat16 input"
 
 
 def test_choice_always_exists() -> None:

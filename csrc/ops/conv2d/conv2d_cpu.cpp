@@ -24,6 +24,9 @@ const Algorithm kAlgorithms[] = {
     {"winograd5x5", 4, 5, 1e-5f, FASTCNN_KERNEL(winograd5x5_conv2d)},
     {"narrow_groups", 0, 0, 0, FASTCNN_KERNEL(narrow_groups_conv2d)},
     {"narrow", 0, 0, 0, FASTCNN_KERNEL(narrow_conv2d)},
+#if defined(__x86_64__)
+    {"direct_bf16", 0, 0, 0, []() -> const Conv2dKernel& { return avx512_bf16::direct_conv2d; }},
+#endif
     {"staged", 0, 0, 0, FASTCNN_KERNEL(staged_conv2d)},
     {"direct", 0, 0, 0, FASTCNN_KERNEL(direct_conv2d)},
 };
@@ -99,6 +102,12 @@ std::string incapable(const Algorithm& algorithm, const Conv2dProblem& p) {
     // Its sums are not cut into runs, so a longer one would err more than the other algorithms'.
     if (p.C * p.R * p.S > 256) return "sums at most 256 products, here " + std::to_string(p.C * p.R * p.S);
   }
+  if (name == "direct_bf16") {
+    if (p.dtype != DType::bfloat16) return "needs bfloat16 input";
+    if (!has_bf16_dot()) return "needs AVX512-BF16, which this processor lacks or FASTCNN_CPU_ISA excludes";
+    if (p.groups > 1 && p.C / p.groups % 2)
+      return "needs an even number of channels a group, it is " + std::to_string(p.C / p.groups);
+  }
   if (name == "staged" && p.dilation_w != 1)
     return "needs dilation 1 along w, it is " + std::to_string(p.dilation_w);
   return "";
@@ -132,8 +141,9 @@ double estimate(const Algorithm& algorithm, const Conv2dProblem& p, int threads)
     points = side * side;
     transformed = rows * points * (p.C + p.K);
   }
-  const double multiply = 2 * rows * points * channels / (kFlops * threads);
-  const double weights = 4 * points * channels / kWeightBytes;
+  const double width = std::string(algorithm.name) == "direct_bf16" ? 2 : 1;  // elements where fp32 has one
+  const double multiply = 2 * rows * points * channels / (kFlops * width * threads);
+  const double weights = 4 / width * points * channels / kWeightBytes;
   return (multiply > weights ? multiply : weights) + transformed / (kTransformed * threads);
 }
 

@@ -3,7 +3,8 @@
 //   y[n, p, q, k] = act(bias[k] + residual[n, p, q, k] + sum_{r, s, c} x[n, h, w, c] * weight[k, c, r, s])
 //
 // Conv2dProblem (base/problem.h) has the details. Weights are packed once per problem and algorithm; x,
-// residual and y are in problem.dtype, weights and bias in fp32, sums are fp32.
+// residual and y are in problem.dtype, weights and bias in fp32, sums are fp32. direct_bf16 rounds the
+// weights to bfloat16, which loses nothing where they were given in it.
 #pragma once
 
 #include <cstdint>

@@ -2,8 +2,11 @@
 //
 // Rows of the GEMM are output pixels (n, p, q), its columns the output channels, its depth the taps (r, s)
 // times the input channels of a group. fp32 input is read in place through one pointer per row and tap.
-// Inputs in 16 bits, and inputs of few channels (where a tap is too short a run), are first gathered, a block
-// of rows at a time, into fp32 rows [taps][C].
+// Inputs in 16 bits are first gathered, a block of rows at a time, into fp32 rows [taps][C].
+//
+// For AVX512-BF16 this file is compiled once more: bfloat16 input is multiplied as it is, two channels an
+// instruction, by weights rounded to bfloat16, with fp32 sums. An odd number of channels is gathered, a zero
+// at the end of each row.
 #include "cpu/gemm.h"
 #include "cpu/scratch.h"
 #include "cpu/thread_pool.h"
@@ -13,20 +16,35 @@
 namespace fastcnn::FASTCNN_ISA {
 namespace {
 
-int64_t packed_bytes(const Conv2dProblem& p) {
-  const Panels panels{p.K / p.groups};
-  return p.groups * panels.packed_floats(p.R * p.S * (p.C / p.groups)) * 4;
+// Of a group's columns in packed memory.
+int64_t padded_depth(const Conv2dProblem& p) {
+  return (p.R * p.S * (p.C / p.groups) + kStep - 1) / kStep * kStep;
 }
 
-// Depth index d = (r * S + s) * C / groups + c.
+int64_t packed_bytes(const Conv2dProblem& p) {
+  return p.groups * Panels{p.K / p.groups}.packed_floats(padded_depth(p)) * sizeof(Element);
+}
+
+// Depth index d = (r * S + s) * C / groups + c; [group][panel][d / kStep][panel width][kStep].
 void pack(const Conv2dProblem& p, const float* weight, void* packed) {
   const Panels panels{p.K / p.groups};
   const int64_t channels = p.C / p.groups, taps = p.R * p.S, depth = taps * channels;
-  for (int64_t g = 0; g < p.groups; ++g) {
-    const float* group = weight + g * panels.columns * depth;
-    pack_panels(
-        panels, depth, static_cast<float*>(packed) + g * panels.packed_floats(depth),
-        [&](int64_t k, int64_t d) { return group[(k * channels + d % channels) * taps + d / channels]; });
+  Element* out = static_cast<Element*>(packed);
+  for (int64_t n = 0; n < p.groups * panels.count(); ++n) {
+    const int64_t first = panels.first_column(n % panels.count()),
+                  width = panels.vecs_of(n % panels.count()) * kWidth;
+    const float* group = weight + n / panels.count() * panels.columns * depth;
+    for (int64_t d = 0; d < depth; d += kStep)
+      for (int64_t k = first; k < first + width; k += kWidth / kStep, out += kWidth) {
+        float lane[kWidth];
+        for (int l = 0; l < kWidth; ++l) {
+          const int64_t column = k + l / kStep, at = d + l % kStep;
+          lane[l] = column < panels.columns && at < depth
+                        ? group[(column * channels + at % channels) * taps + at / channels]
+                        : 0;
+        }
+        store(out, load(lane));
+      }
   }
 }
 
@@ -54,17 +72,55 @@ FASTCNN_INLINE void for_each_tap(const Conv2dProblem& p, const Pixel& pixel, F&&
   }
 }
 
-// Rows begin..end-1 as fp32 [row][taps][C].
+#if defined(__AVX512BF16__)
+void copy(const BFloat16* x, int64_t count, BFloat16* out) {
+  for (int64_t i = 0; i < count; i += 32) {
+    const __mmask32 lanes = count - i < 32 ? (1u << (count - i)) - 1 : ~0u;
+    _mm512_mask_storeu_epi16(out + i, lanes, _mm512_maskz_loadu_epi16(lanes, x + i));
+  }
+}
+#else
 template <class T>
-void gather(const Conv2dProblem& p, const T* x, Range rows, float* out) {
-  for (int64_t row = rows.begin; row < rows.end; ++row)
-    for_each_tap(p, pixel_of(p, row), [&](int64_t, int64_t index) {
-      if (index < 0)
-        for (int64_t c = 0; c < p.C; ++c) out[c] = 0;
-      else
-        copy_run(x + index, p.C, out);
-      out += p.C;
-    });
+void copy(const T* x, int64_t count, float* out) {
+  copy_run(x, count, out);
+}
+#endif
+
+void clear(Element* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = Element{};
+}
+
+// Rows begin..end-1 as [row][taps][C], `pitch` elements apart.
+template <class T>
+void gather(const Conv2dProblem& p, const T* x, Range rows, int64_t pitch, Element* out) {
+  const bool lines = p.dilation_w == 1 && p.x_stride == p.C;  // the taps of a line lie side by side
+  for (int64_t row = rows.begin; row < rows.end; ++row, out += pitch) {
+    const Pixel pixel = pixel_of(p, row);
+    if (lines) {
+      const int64_t begin = min_of(p.S, max_of<int64_t>(0, -pixel.w));
+      const int64_t end = max_of(begin, min_of(p.S, p.W - pixel.w));
+      for (int64_t r = 0; r < p.R; ++r) {
+        const int64_t h = pixel.h + r * p.dilation_h;
+        Element* line = out + r * p.S * p.C;
+        if (h < 0 || h >= p.H || begin == end) {
+          clear(line, p.S * p.C);
+          continue;
+        }
+        clear(line, begin * p.C);
+        copy(x + ((pixel.n * p.H + h) * p.W + pixel.w + begin) * p.C, (end - begin) * p.C,
+             line + begin * p.C);
+        clear(line + end * p.C, (p.S - end) * p.C);
+      }
+    } else {
+      for_each_tap(p, pixel, [&](int64_t tap, int64_t index) {
+        if (index < 0)
+          clear(out + tap * p.C, p.C);
+        else
+          copy(x + index, p.C, out + tap * p.C);
+      });
+    }
+    clear(out + p.R * p.S * p.C, pitch - p.R * p.S * p.C);
+  }
 }
 
 void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
@@ -72,20 +128,20 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
   const Panels panels{p.K / p.groups};
   threads = threads_for_conv(p, threads);
 
-  const bool gathered = p.dtype != DType::float32;
+  const bool gathered = p.dtype != kElement || channels % kStep;
   // Gathered rows lie end to end, so that without groups all taps are one run.
   const bool merged = gathered && p.groups == 1;
-  const int64_t kernel_taps = merged ? 1 : taps, depth = merged ? taps * p.C : channels;
+  const int64_t kernel_taps = merged ? 1 : taps, depth = merged ? padded_depth(p) : channels;
+  const int64_t pitch = (taps * p.C + kStep - 1) / kStep * kStep;  // of gathered rows
 
   // A block's input should stay in L2 while all weights pass by. Where it is read in place, windows overlap.
   const int64_t row_floats = p.C * (gathered ? taps : min_of(taps, p.stride_h * p.stride_w));
-  const BlockPlan plan = plan_blocks(rows, row_floats * 4, p.groups * panels.count(), threads);
+  const BlockPlan plan = plan_blocks(rows, row_floats * sizeof(Element), p.groups * panels.count(), threads);
 
-  const float* zeros = nullptr;
+  const Element* zeros = nullptr;
   if (!gathered) {
-    float* row = static_cast<float*>(scratch(Scratch::call, p.C * 4));
-    for (int64_t c = 0; c < p.C; ++c) row[c] = 0;
-    zeros = row;
+    zeros = static_cast<Element*>(scratch(Scratch::call, p.C * sizeof(Element)));
+    __builtin_memset(const_cast<Element*>(zeros), 0, p.C * sizeof(Element));
   }
   const Output out{p.dtype, p.activation, at.bias, at.residual, p.residual_stride, at.y, p.y_stride};
 
@@ -97,31 +153,36 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
 
     // pointers[row group][tap][row]
     const int64_t table_bytes = (groups_of_rows * kernel_taps * kRows * 8 + 63) / 64 * 64;
-    char* memory =
-        static_cast<char*>(scratch(Scratch::task, table_bytes + (gathered ? count * taps * p.C * 4 : 0)));
-    const float** pointers = reinterpret_cast<const float**>(memory);
-    float* copies = reinterpret_cast<float*>(memory + table_bytes);
-    if (gathered)
-      with_dtype(p.dtype,
-                 [&](auto type) { gather(p, static_cast<const decltype(type)*>(at.x), block, copies); });
+    char* memory = static_cast<char*>(
+        scratch(Scratch::task, table_bytes + (gathered ? count * pitch * sizeof(Element) : 0)));
+    const Element** pointers = reinterpret_cast<const Element**>(memory);
+    Element* copies = reinterpret_cast<Element*>(memory + table_bytes);
+    if (gathered) {
+      if constexpr (kStep == 2)
+        gather(p, static_cast<const Element*>(at.x), block, pitch, copies);
+      else
+        with_dtype(p.dtype, [&](auto type) {
+          gather(p, static_cast<const decltype(type)*>(at.x), block, pitch, copies);
+        });
+    }
     for (int64_t g = 0; g < groups_of_rows; ++g) {
       const Range group = part_of(count, groups_of_rows, g);
-      const float** table = pointers + g * kernel_taps * kRows;
+      const Element** table = pointers + g * kernel_taps * kRows;
       for (int64_t i = 0; i < group.end - group.begin; ++i) {
         const int64_t row = group.begin + i;
         if (gathered)
-          for (int64_t t = 0; t < kernel_taps; ++t) table[t * kRows + i] = copies + (row * taps + t) * p.C;
+          for (int64_t t = 0; t < kernel_taps; ++t) table[t * kRows + i] = copies + row * pitch + t * p.C;
         else
           for_each_tap(p, pixel_of(p, block.begin + row), [&](int64_t tap, int64_t index) {
-            table[tap * kRows + i] = index < 0 ? zeros : static_cast<const float*>(at.x) + index;
+            table[tap * kRows + i] = index < 0 ? zeros : static_cast<const Element*>(at.x) + index;
           });
       }
     }
 
     for (int64_t i = part.begin; i < part.end; ++i) {
       const int64_t g = i / panels.count(), panel = i % panels.count();
-      const float* weights = static_cast<const float*>(at.packed) +
-                             (g * panels.vecs() + panels.first_vec(panel)) * kWidth * taps * channels;
+      const Element* weights = static_cast<const Element*>(at.packed) +
+                               (g * panels.vecs() + panels.first_vec(panel)) * kWidth * padded_depth(p);
       const int64_t column = g * panels.columns + panels.first_column(panel);
       for (int64_t j = 0; j < groups_of_rows; ++j) {
         const Range group = part_of(count, groups_of_rows, j);
@@ -133,6 +194,7 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
   });
 }
 
+#if !defined(__AVX512BF16__)
 // Pixels w0..w0+pixels-1 of line h of image n, zeros outside the image, as fp32 [pixel][C].
 template <class T>
 void stage_line(const Conv2dProblem& p, const T* x, int64_t n, int64_t h, int64_t w0, int64_t pixels,
@@ -199,10 +261,13 @@ void run_staged(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
       }
   });
 }
+#endif
 
 }  // namespace
 
 extern const Conv2dKernel direct_conv2d{packed_bytes, pack, run};
+#if !defined(__AVX512BF16__)
 extern const Conv2dKernel staged_conv2d{packed_bytes, pack, run_staged};
+#endif
 
 }  // namespace fastcnn::FASTCNN_ISA

@@ -28,3 +28,9 @@ struct Conv2dKernel {
 FASTCNN_FOR_EACH_ISA(extern const Conv2dKernel direct_conv2d, winograd_f2_conv2d, winograd_f4_conv2d,
                      winograd_f6_conv2d, winograd5x5_conv2d, staged_conv2d, narrow_groups_conv2d,
                      narrow_conv2d)
+
+#if defined(__x86_64__)
+namespace fastcnn::avx512_bf16 {
+extern const Conv2dKernel direct_conv2d;
+}
+#endif
