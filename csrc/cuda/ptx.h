@@ -18,6 +18,7 @@ inline void cp_async_wait() {
   emulator::cp_async_wait(kPending);
 }
 inline void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) { emulator::ldmatrix_x4(r, address); }
+inline bool any_lane(bool condition) { return emulator::any_lane(condition); }
 template <MmaType kType>
 inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const uint32_t b[2] = {b0, b1};
@@ -54,6 +55,9 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) 
                : "r"(address)
                : "memory");
 }
+
+// Whether the condition holds in any lane of the warp.
+__device__ __forceinline__ bool any_lane(bool condition) { return __any_sync(0xffffffffu, condition); }
 
 #define FASTCNN_MMA(shape_and_types)                             \
   asm volatile("mma.sync.aligned." shape_and_types               \

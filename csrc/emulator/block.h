@@ -31,6 +31,7 @@ enum class Collective {
   none,
   syncwarp,
   shuffle,
+  any,
   ldmatrix,
   mma,
   wgmma,

@@ -37,6 +37,7 @@ void block_barrier();
 void named_barrier(int id, int threads);
 void warp_barrier();
 uint32_t shuffle(uint32_t value, int source_lane);
+bool any_lane(bool condition);
 void ldmatrix_x4(uint32_t registers[4], uint32_t address);
 void mma(float d[4], const uint32_t a[4], const uint32_t b[2], MmaType type);
 

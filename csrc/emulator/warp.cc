@@ -8,8 +8,8 @@
 namespace emulator {
 
 const char* name(Collective operation) {
-  static const char* const names[] = {"none",  "syncwarp",    "shuffle",      "ldmatrix",  "mma",
-                                      "wgmma", "wgmma.fence", "wgmma.commit", "wgmma.wait"};
+  static const char* const names[] = {"none", "syncwarp", "shuffle",     "any",          "ldmatrix",
+                                      "mma",  "wgmma",    "wgmma.fence", "wgmma.commit", "wgmma.wait"};
   return names[static_cast<int>(operation)];
 }
 
@@ -65,6 +65,19 @@ uint32_t shuffle(uint32_t value, int source_lane) {
     wake(first, kWarp);
   }
   return fiber.out[0];
+}
+
+bool any_lane(bool condition) {
+  Fiber& fiber = *block.running;
+  const int first = fiber.id / kWarp * kWarp;
+  fiber.in[0] = condition;
+  if (meet(block.warps[first / kWarp], kWarp, Collective::any)) {
+    uint32_t any = 0;
+    for (int i = 0; i < kWarp; i++) any |= block.fibers[first + i].in[0];
+    for (int i = 0; i < kWarp; i++) block.fibers[first + i].out[0] = any;
+    wake(first, kWarp);
+  }
+  return fiber.out[0] != 0;
 }
 
 // Lane 8i + r gives the address of row r of matrix i; lane l receives elements (l/4, 2(l%4)) and the next.

@@ -198,6 +198,21 @@ def test_nan_and_infinity_stay_where_they_belong(runner):
     run(runner, replace(BASE, K=8, activation="relu"), torch.bfloat16, sm80("128x32"), poison)
 
 
+@pytest.mark.parametrize("gather", [False, True], ids=["copies", "gather"])
+def test_strict_float32_takes_infinity_and_the_largest_numbers(runner, gather):
+    """Its three products must not make NaN of them: infinity minus its rounding, infinity times a zero remainder."""
+
+    def poison(x, weight, bias, residual):
+        x[0, 3, 2, 2], x[1, 0, 0, 0], x[1, 9, 6, 8] = NAN, INF, -INF
+        x[0, 5, 5, 6] = torch.finfo(torch.float32).max  # rounds to infinity in tf32
+        weight[4], weight[5] = 1.0, 0.1  # without and with a remainder
+        weight[6, 2, 1, 1], weight[7, 0, 0, 0] = INF, NAN
+
+    # Without padding: 0 times an infinite weight, where a tap lies outside the image, is no number to compare.
+    conv = replace(BASE, K=8, pad=(0, 0), residual=True)
+    run(runner, conv, torch.float32, sm80(mode="strict", gather=gather), poison)
+
+
 def test_unaligned_tensors_run_by_the_gathering_kernel(runner):
     """A plan is remembered by shapes and strides; a later tensor may start at any element."""
     conv = replace(BASE, x_offset=8)
@@ -271,6 +286,8 @@ class TestPlans:
         assert "shared memory" in reason(p, cuda.Conv2dPlan(sm80("128x128")), (9, 0), 48 * 1024)
         assert "splits is 99" in reason(p, cuda.Conv2dPlan(sm80(splits=99)), (9, 0), 227 * 1024)
         ragged = replace(BASE, C=13).problem(torch.float16, y)
+        squashed = replace(BASE, activation="tanh").problem(torch.float16, y)
+        assert "no activation but relu" in reason(squashed, cuda.Conv2dPlan(sm90(64)), (9, 0), 227 * 1024)
         assert "multiples of 16 bytes" in reason(ragged, cuda.Conv2dPlan(sm80()), (9, 0), 227 * 1024)
         assert self.plans(cuda, BASE, capability=(7, 5)) == []
 
@@ -293,8 +310,8 @@ HOPPER = {
     "3x3 stride 2": replace(BASE, N=3, C=72, stride=(2, 2), H=8, residual=True, activation="relu"),
     "1x1": replace(BASE, kernel=(1, 1), pad=(0, 0), C=136, K=24, H=12, W=20, residual=True),
     "1x1 stride 2": replace(BASE, kernel=(1, 1), pad=(0, 0), C=64, stride=(2, 2), bias=False),
-    "5x5 slices": replace(BASE, kernel=(5, 5), pad=(2, 2), C=16, K=40, x_offset=16, y_offset=24, activation="tanh"),
-    "dilated": replace(BASE, N=1, dilation=(2, 3), pad=(2, 3), C=8, activation="sigmoid"),
+    "5x5 slices": replace(BASE, kernel=(5, 5), pad=(2, 2), C=16, K=40, x_offset=16, y_offset=24, activation="relu"),
+    "dilated": replace(BASE, N=1, dilation=(2, 3), pad=(2, 3), C=8),
     "one image": replace(BASE, N=1, H=14, W=14, C=64, K=48, residual=True, activation="relu"),
     "wide image": replace(BASE, N=1, H=1, W=150, C=8, kernel=(1, 3), pad=(0, 1), residual=True),
 }

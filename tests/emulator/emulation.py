@@ -40,10 +40,10 @@ COMMON = [
     "-fno-strict-aliasing",
 ]
 # What is written is what runs: no fused multiply-add that the kernel did not ask for.
-RUNTIME = ["-O2", "-march=native", "-ffp-contract=off", "-fvisibility=hidden"]
+RUNTIME = ("-O2", "-march=native", "-ffp-contract=off", "-fvisibility=hidden")
 # -fsanitize=thread makes every load and store a call, which the emulator's checker answers (not libtsan).
-KERNEL = ["-O1", "-march=native", "-ffp-contract=off", "-fsanitize=thread", "-fvisibility=hidden", "-x", "c++"]
-BINDINGS = ["-O1", "-fvisibility=hidden"]
+KERNEL = ("-O1", "-march=native", "-ffp-contract=off", "-fsanitize=thread", "-fvisibility=hidden", "-x", "c++")
+BINDINGS = ("-O1", "-fvisibility=hidden")
 
 
 def kernel_sources() -> list[Path]:
@@ -54,7 +54,8 @@ def runtime_sources() -> list[Path]:
     return sorted(CSRC.glob("emulator/*.cc"))
 
 
-def _compile(source: Path, flags: list[str], include: list[Path]) -> Path:
+@cache
+def _compile(source: Path, flags: tuple[str, ...], include: tuple[Path, ...]) -> Path:
     """Compiles to an object file; `include` folders come first, so that a changed copy of a header wins."""
     command = [COMPILER, *COMMON, *flags, *(f"-I{folder}" for folder in include)]
     text = subprocess.run([*command, "-E", "-P", source], check=True, capture_output=True).stdout
@@ -87,15 +88,17 @@ def build(kernels: list[Path] | None = None, overlay: Path | None = None) -> Pat
 
     overlay: a folder of changed copies of files under csrc, at the same relative paths.
     """
-    bindings_include = [CSRC, Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
+    bindings_include = (CSRC, Path(pybind11.get_include()), Path(sysconfig.get_path("include")))
     jobs = [(CSRC / "bindings.cpp", BINDINGS, bindings_include)]
-    jobs += [(source, RUNTIME, [CSRC]) for source in runtime_sources()]
+    jobs += [(source, RUNTIME, (CSRC,)) for source in runtime_sources()]
     for source in kernel_sources() if kernels is None else kernels:
-        include = [CSRC]
-        # Changed kernels run in float16 alone; the other types' files stay as they are, and come from the cache.
+        include: tuple[Path, ...] = (CSRC,)
+        # A change stays within its operator's folder. Changed kernels run in float16 alone: the other types' files
+        # stay as they are, and come from the cache.
         if overlay is not None and not source.stem.endswith(("_float32_cuda", "_bfloat16_cuda")):
             changed = overlay / source.relative_to(CSRC)
-            source, include = (changed if changed.exists() else source), [overlay, CSRC]
+            if changed.parent.exists():
+                source, include = (changed if changed.exists() else source), (overlay, CSRC)
         jobs.append((source, KERNEL, include))
     with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 4)) as pool:
         objects = list(pool.map(lambda job: _compile(*job), jobs))

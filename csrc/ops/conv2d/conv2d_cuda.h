@@ -23,7 +23,7 @@ enum class Conv2dKernel : int32_t {
 
 // How float32 is multiplied. Half types ignore it.
 enum class Float32Mode : int32_t {
-  strict = 0,  // each product as three tf32 products: float32's accuracy; an infinite input gives NaN
+  strict = 0,  // each product as three tf32 products: float32's accuracy
   tf32 = 1,    // inputs rounded (sm90: cut off) to tf32's 10 bits of mantissa
 };
 

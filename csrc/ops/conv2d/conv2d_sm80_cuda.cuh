@@ -54,6 +54,9 @@ __device__ __forceinline__ uint32_t swizzle_64(int row, int chunk) {
   return static_cast<uint32_t>(row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4));
 }
 
+// The least number that rounds to infinity in tf32: half a unit of tf32 above its largest.
+constexpr float kTf32Overflow = 0x1.ffep127f;
+
 // Walks k = (r, s, c) for one thread's chunk.
 struct TapCursor {
   int k, c, r, s;
@@ -186,15 +189,32 @@ __global__ void __launch_bounds__(Tile::kThreads)
 #pragma unroll
     for (int half = 0; half < 2; half++) {  // 32 bytes of k each, one mma's depth
       uint32_t a[kTilesM][4], b[kTilesN / 2][4];
+      auto load_fragments = [&] {
 #pragma unroll
-      for (int i = 0; i < kTilesM; i++)
-        ldmatrix_x4(a[i],
-                    tile_a + swizzle_64(warp_m * Tile::kWarpM + i * 16 + lane % 16, half * 2 + lane / 16));
+        for (int i = 0; i < kTilesM; i++)
+          ldmatrix_x4(a[i],
+                      tile_a + swizzle_64(warp_m * Tile::kWarpM + i * 16 + lane % 16, half * 2 + lane / 16));
 #pragma unroll
-      for (int j = 0; j < kTilesN / 2; j++)
-        ldmatrix_x4(b[j], tile_b + swizzle_64(warp_n * Tile::kWarpN + j * 16 + lane % 8 + lane / 16 * 8,
-                                              half * 2 + lane / 8 % 2));
+        for (int j = 0; j < kTilesN / 2; j++)
+          ldmatrix_x4(b[j], tile_b + swizzle_64(warp_n * Tile::kWarpN + j * 16 + lane % 8 + lane / 16 * 8,
+                                                half * 2 + lane / 8 % 2));
+      };
+      load_fragments();
       if constexpr (kType != MmaType::tf32) {
+#pragma unroll
+        for (int i = 0; i < kTilesM; i++)
+#pragma unroll
+          for (int j = 0; j < kTilesN; j++)
+            mma<kType>(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      } else if constexpr (!kStrict) {
+#pragma unroll
+        for (int i = 0; i < kTilesM; i++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) a[i][e] = round_to_tf32(__uint_as_float(a[i][e]));
+#pragma unroll
+        for (int j = 0; j < kTilesN / 2; j++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) b[j][e] = round_to_tf32(__uint_as_float(b[j][e]));
 #pragma unroll
         for (int i = 0; i < kTilesM; i++)
 #pragma unroll
@@ -203,36 +223,58 @@ __global__ void __launch_bounds__(Tile::kThreads)
       } else {
         // a = a_big + a_small, both tf32; what a_small b_small would add is below float32's rounding.
         uint32_t a_small[kTilesM][4], b_small[kTilesN / 2][4];
-        auto split_tf32 = [](uint32_t& big, uint32_t& small) {
-          const float value = __uint_as_float(big);
-          big = round_to_tf32(value);
-          if constexpr (kStrict) small = round_to_tf32(value - __uint_as_float(big));
+        auto split_fragments = [&](auto split) {
+#pragma unroll
+          for (int i = 0; i < kTilesM; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) split(a[i][e], a_small[i][e]);
+#pragma unroll
+          for (int j = 0; j < kTilesN / 2; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) split(b[j][e], b_small[j][e]);
         };
+        bool special = false;
+        split_fragments([&](uint32_t& big, uint32_t& small) {
+          const float value = __uint_as_float(big);
+          special |= !(fabsf(value) < kTf32Overflow);
+          big = round_to_tf32(value);
+          small = round_to_tf32(value - __uint_as_float(big));
+        });
+        if (any_lane(special)) {
+          // Infinity minus infinity is NaN, and so is 0 times infinity: an infinite or NaN element takes part
+          // in one plain product, of which only what is not finite counts, and is zero in the three below.
+          load_fragments();
 #pragma unroll
-        for (int i = 0; i < kTilesM; i++)
+          for (int i = 0; i < kTilesM; i++)
 #pragma unroll
-          for (int e = 0; e < 4; e++) split_tf32(a[i][e], a_small[i][e]);
+            for (int j = 0; j < kTilesN; j++) {
+              float product[4] = {};
+              mma<kType>(product, a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
 #pragma unroll
-        for (int j = 0; j < kTilesN / 2; j++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) split_tf32(b[j][e], b_small[j][e]);
+              for (int r = 0; r < 4; r++)
+                if (!(fabsf(product[r]) < INFINITY)) sum[i][j][r] += product[r];
+            }
+          split_fragments([](uint32_t& big, uint32_t& small) {
+            float value = __uint_as_float(big);
+            if (!(fabsf(value) < INFINITY)) value = 0.0f;
+            // The largest numbers would round to infinity; cut off, they leave a remainder like any other.
+            big = fabsf(value) < kTf32Overflow ? round_to_tf32(value) : __float_as_uint(value) & 0xffffe000;
+            small = round_to_tf32(value - __uint_as_float(big));
+          });
+        }
 #pragma unroll
         for (int i = 0; i < kTilesM; i++)
 #pragma unroll
           for (int j = 0; j < kTilesN; j++) {
             const int e = j % 2 * 2;
-            if constexpr (kStrict) {
-              // Into a sum of its own, added in float32: the tensor core cuts off what it adds to, and over a
-              // long sum that would cost several bits.
-              float product[4] = {};
-              mma<kType>(product, a_small[i], b[j / 2][e], b[j / 2][e + 1]);
-              mma<kType>(product, a[i], b_small[j / 2][e], b_small[j / 2][e + 1]);
-              mma<kType>(product, a[i], b[j / 2][e], b[j / 2][e + 1]);
+            // Into a sum of its own, added in float32: the tensor core cuts off what it adds to, and over a
+            // long sum that would cost several bits.
+            float product[4] = {};
+            mma<kType>(product, a_small[i], b[j / 2][e], b[j / 2][e + 1]);
+            mma<kType>(product, a[i], b_small[j / 2][e], b_small[j / 2][e + 1]);
+            mma<kType>(product, a[i], b[j / 2][e], b[j / 2][e + 1]);
 #pragma unroll
-              for (int r = 0; r < 4; r++) sum[i][j][r] += product[r];
-            } else {
-              mma<kType>(sum[i][j], a[i], b[j / 2][e], b[j / 2][e + 1]);
-            }
+            for (int r = 0; r < 4; r++) sum[i][j][r] += product[r];
           }
       }
     }

@@ -44,6 +44,10 @@ std::string sm90_reason(const Conv2dProblem& p, const Conv2dPlan& plan, const De
   if (width == widths.end()) return "there is no such tile";
   if (plan.splits != 1) return "its sum cannot be split";
   if (p.groups != 1) return "it has no groups";
+  // The other functions, unrolled over a tile's accumulators, made up most of the code; LeNet-5 alone has
+  // them, in layers too narrow for this kernel.
+  if (p.activation != Activation::none && p.activation != Activation::relu)
+    return "it has no activation but relu";
   if (p.stride_h > 8 || p.stride_w > 8) return "its strides go up to 8";
   for (int64_t extent : {p.C, p.K, p.x_stride, p.y_stride, p.residual_stride})
     if (extent * size % 16)

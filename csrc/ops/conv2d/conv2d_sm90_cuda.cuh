@@ -181,6 +181,7 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
         named_barrier(1 + half, 128);  // thread 0 has seen the staging tile free
       }
       const T* bias = static_cast<const T*>(params.bias);
+      const float least = p.activation == Activation::relu ? 0.0f : -INFINITY;
 #pragma unroll
       for (int j = 0; j < kN / 8; j++) {
         const int column = j * 8 + lane % 4 * 2, k = at.k + column;
@@ -199,8 +200,8 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
             y0 += to_float(r.first);
             y1 += to_float(r.second);
           }
-          *pair =
-              Pair<T>{from_float<T>(activate(y0, p.activation)), from_float<T>(activate(y1, p.activation))};
+          // NaN stays: it is not below anything.
+          *pair = Pair<T>{from_float<T>(y0 < least ? least : y0), from_float<T>(y1 < least ? least : y1)};
         }
       }
       fence_proxy_async();
