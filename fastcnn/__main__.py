@@ -264,17 +264,19 @@ def list_kernels() -> list[dict[str, Any]]:
 @app.command()
 def verify(
     output: Annotated[Path, typer.Option(help="The ledger to write; the user's own unless given.")] = ledger.USER_PATH,
+    only: Annotated[str, typer.Option(help="Only kernels whose name holds this text: conv2d.cuda.")] = "",
 ) -> None:
     """Runs every GPU kernel on this machine's GPU against float64 and enters what passed into the hardware ledger."""
     if not torch.cuda.is_available():
         console.print("verify: no GPU is visible; GPU kernels stay not yet run on hardware")
         raise typer.Exit(1)
     outcomes = []
-    for outcome in verify_kernels(torch.device("cuda", torch.cuda.current_device())):
+    for outcome in verify_kernels(torch.device("cuda", torch.cuda.current_device()), only=only):
         outcomes.append(outcome)
+        # At once: what a later kernel does to the device must not take this one's entry with it.
+        ledger.write(output, [outcome.entry] if outcome.entry else [])
         passed = f"error {outcome.entry.error:.1e}, {outcome.entry.microseconds:.0f} us" if outcome.entry else ""
         console.print(f"{outcome.kernel} {outcome.dtype}: {passed or 'FAILED: ' + outcome.problem}")
-    ledger.write(output, [outcome.entry for outcome in outcomes if outcome.entry])
     failed = sum(outcome.entry is None for outcome in outcomes)
     console.print(f"{len(outcomes) - failed} verified, {failed} not; written to {output}")
     raise typer.Exit(1 if failed else 0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastcnn.dispatch import OPERATORS, Candidate, Operator, use_backend
 from fastcnn.ledger import Entry
+from fastcnn.ops import cuda_backend
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TF32_ERROR = 2e-3  # 10 bits of mantissa, summed over a few thousand terms
@@ -78,19 +79,32 @@ class Outcome(NamedTuple):
     problem: str
 
 
-def verify(device: torch.device, backends: tuple[str, ...] = ("cuda", "triton")) -> Iterator[Outcome]:
+def verify(device: torch.device, backends: tuple[str, ...] = ("cuda", "triton"), only: str = "") -> Iterator[Outcome]:
     """Runs every kernel of the backends in every dtype over `CASES` on the device; yields an outcome each.
+
+    only: kernels whose name, "<op>.<backend>.<name>", contains this text.
 
     A kernel passes if on each case its relative L2 error against float64 is at most twice that of PyTorch's own
     operators in the same dtype, with an epsilon floor; in float32 it must also stay under 2e-3 with TF32 allowed.
     """
+    for operator, candidate, dtype in kernels(backends):
+        if only in kernel_name(operator, candidate):
+            yield verify_one(operator, candidate, dtype, device)
+
+
+def kernels(backends: tuple[str, ...]) -> Iterator[tuple[Operator, Candidate, str]]:
+    """Every kernel of the backends with each of its dtypes."""
     for operator in OPERATORS.values():
         for candidate in operator.candidates:
-            if candidate.backend not in backends:
-                continue
-            for name in DTYPES:
-                if name in candidate.dtypes or candidate.dtypes == ("every dtype of PyTorch",):
-                    yield _verify(operator, candidate, name, device)
+            if candidate.backend in backends:
+                for name in DTYPES:
+                    if name in candidate.dtypes or candidate.dtypes == ("every dtype of PyTorch",):
+                        yield operator, candidate, name
+
+
+def kernel_name(operator: Operator, candidate: Candidate) -> str:
+    """As the ledger has it: "<op>.<backend>.<name>"."""
+    return f"{operator.name}.{candidate.backend}.{candidate.name}"
 
 
 def architecture(device: torch.device) -> str:
@@ -100,15 +114,17 @@ def architecture(device: torch.device) -> str:
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
-def _verify(operator: Operator, candidate: Candidate, dtype: str, device: torch.device) -> Outcome:
-    kernel = f"{operator.name}.{candidate.backend}.{candidate.name}"
+def verify_one(operator: Operator, candidate: Candidate, dtype: str, device: torch.device) -> Outcome:
+    """Runs one kernel in one dtype over its operator's `CASES`, as `verify` says."""
+    kernel = kernel_name(operator, candidate)
     worst, ran, refused, microseconds, timed = 0.0, 0, "", None, ""
     for case in CASES[operator.name]:
         tensors = _tensors(case, DTYPES[dtype], device)
         params = operator.normalise(tensors, case.params)
         problem = operator.infer((*tensors, None), params)
         with use_backend(candidate.backend):
-            if reason := candidate.supports(problem):
+            reason = candidate.supports(problem)
+            if reason and not reason.endswith(cuda_backend.SLOWER):
                 refused = reason
                 continue
             try:

@@ -7,7 +7,7 @@ import torch
 
 from fastcnn import ledger, ops
 from fastcnn.dispatch import OPERATORS
-from fastcnn.verify import CASES, _verify, verify
+from fastcnn.verify import CASES, verify, verify_one
 
 CPU = torch.device("cpu")
 
@@ -42,7 +42,7 @@ def test_a_wrong_kernel_fails(fault):
         return run
 
     wrong = dataclasses.replace(right, prepare=prepare)
-    outcome = _verify(ops.add_relu, wrong, "float32", CPU)
+    outcome = verify_one(ops.add_relu, wrong, "float32", CPU)
     assert outcome.entry is None
     assert "2x19x9x7" in outcome.problem
 

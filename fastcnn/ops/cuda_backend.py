@@ -19,6 +19,9 @@ from fastcnn.ops import layout
 DTYPES: tuple[str, ...] = tuple(native.DTYPES.values())
 TUNING = Path(__file__).parents[1] / "tuning" / "cuda.json"
 
+# How a reason ends that is a preference: the kernel could run the problem.
+SLOWER = "is expected to be faster"
+
 
 class Device(NamedTuple):
     name: str

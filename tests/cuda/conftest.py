@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -37,3 +38,17 @@ def hopper(runner):
     if runner.device == "cuda" and torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the CUDA device is not a Hopper GPU")
     return runner
+
+
+@pytest.fixture(autouse=True)
+def working_context(request):
+    """Ends a process whose CUDA context an earlier test broke: all tests after it would fail without a fault.
+
+    Under pytest-xdist a new worker goes on with the next test; this one is reported as the crash of the old.
+    """
+    if request.node.get_closest_marker("gpu") and torch.cuda.is_available() and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            print(f"an earlier test broke the CUDA context: {error}", file=sys.__stderr__, flush=True)
+            os._exit(3)

@@ -10,6 +10,7 @@ import fastcnn
 import fastcnn.functional
 from fastcnn.dispatch import Unsupported, use_backend
 from fastcnn.ops import cuda_backend
+from fastcnn.ops.lrn.cuda import lrn_max_pool2d
 
 pytestmark = pytest.mark.emulated
 
@@ -108,6 +109,27 @@ def test_out_slices_and_residual(emulated_device):
                   torch.relu(F.conv2d(x, weight) + residual))  # fmt: skip
     assert not wide[:, :8].any()
     assert not wide[:, 24:].any()
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_lrn_with_its_max_pool(emulated_device, sliced):
+    lrn, pool = (fastcnn.dispatch.OPERATORS[name] for name in ("local_response_norm", "max_pool2d"))
+    x = torch.randn(2, 24, 9, 7).contiguous(memory_format=torch.channels_last)
+    x = x[:, 8:24] if sliced else x
+    normalisation, window = (5, 1e-2, 0.75, 1.0), (3, 2, 1, 1, True)
+    lrn_problem = lrn.infer((x, None), lrn.normalise((x,), normalisation))
+    pool_problem = pool.infer((torch.empty_like(x), None), pool.normalise((x,), window))
+    y = lrn_max_pool2d(lrn_problem, pool_problem)(x, None)
+    assert emulated_device == ["lrn_max_pool"]
+
+    def definition(x):
+        return F.max_pool2d(F.local_response_norm(x, *normalisation), *window)
+
+    assert_parity(y, definition(x.double()), definition(x))
+    with pytest.raises(
+        ValueError, match="is not a max-pool of 2x16x9x7" if sliced else "is not a max-pool of 2x24x9x7"
+    ):
+        lrn_max_pool2d(lrn_problem, pool_problem._replace(H=8))
 
 
 def test_a_failed_launch_is_reported_and_served_by_pytorch(emulated_device, monkeypatch):
