@@ -59,7 +59,8 @@ def test_every_architecture_has_every_kernel(architecture):
                    "subsample2d_kernel", "copy_slice_kernel", "add_relu_kernel", "conv2d_sm80_kernel",
                    "conv2d_reduce_kernel"):  # fmt: skip
         assert kernel in names, f"{kernel} is missing for {architecture}"
-    assert ("conv2d_sm90_kernel" in names) == (architecture == "sm_90a")
+    for kernel in ("conv2d_sm90_kernel", "conv2d_sm90_resident_kernel"):
+        assert (kernel in names) == (architecture == "sm_90a")
 
 
 def test_nothing_spills():
@@ -100,9 +101,13 @@ def test_tensor_cores_and_asynchronous_copies(architecture, dtype, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif("sm_90a" not in ARCHITECTURES, reason="built without sm_90a")
-@pytest.mark.parametrize("dtype", ["6__half", "13__nv_bfloat16", "f"])
-def test_hopper_instructions(dtype, tmp_path):
-    code = sass("sm_90a", f"conv2d_sm90_kernelI{dtype}Li64E", tmp_path)
+@pytest.mark.parametrize(
+    "kernel",
+    ["conv2d_sm90_kernelI6__halfLi64E", "conv2d_sm90_kernelI13__nv_bfloat16Li64E", "conv2d_sm90_kernelIfLi64E",
+     "conv2d_sm90_resident_kernelI6__half", "conv2d_sm90_resident_kernelI13__nv_bfloat16"],
+)  # fmt: skip
+def test_hopper_instructions(kernel, tmp_path):
+    code = sass("sm_90a", kernel, tmp_path)
     for instruction in ("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "SYNCS"):
         assert instruction in code, instruction
 

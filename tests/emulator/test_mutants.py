@@ -17,6 +17,7 @@ pytestmark = pytest.mark.emulated
 
 SM80 = "ops/conv2d/conv2d_sm80_cuda.cuh"
 SM90 = "ops/conv2d/conv2d_sm90_cuda.cuh"
+RESIDENT = "ops/conv2d/conv2d_sm90_resident_cuda.cuh"
 HOST90 = "ops/conv2d/conv2d_sm90_cuda.cu"
 
 
@@ -72,7 +73,7 @@ MUTANTS = [
            "mbarrier_wait(empty + 8 * stage, phase ^ 1);", "mbarrier_wait(empty + 8 * stage, phase);", "DEADLOCK"),
     Mutant("sm90: expect_tx too small", SM90,
            "mbarrier_arrive_expect_tx(full + 8 * stage, Tile::kStageBytes);",
-           "mbarrier_arrive_expect_tx(full + 8 * stage, Tile::kBytesA);", "DEADLOCK|in flight"),
+           "mbarrier_arrive_expect_tx(full + 8 * stage, kSm90BytesA);", "DEADLOCK|in flight"),
     Mutant("sm90: the producer does not wait for empty stages", SM90,
            "            mbarrier_wait(empty + 8 * stage, phase ^ 1);\n", "",
            "in flight|overwrites|may still read|more arrivals"),
@@ -114,6 +115,18 @@ MUTANTS = [
            "request = {p.dtype, 4, base, {}, {}, {}, {1, 1, 1, 1}, 64};", "numbers|unsupported|swizzle span|in flight"),
     Mutant("sm90: wrong advance along k", SM90,
            "descriptor_a + i * kWgmmaDepthStep,", "descriptor_a + i * 2 * kWgmmaDepthStep,", "numbers|RACE"),
+    Mutant("resident: the filter is read before it has landed", RESIDENT,
+           "    mbarrier_wait(filter_full, 0);\n", "", "in flight|uninitialised|RACE"),
+    Mutant("resident: the box is announced without its halo", RESIDENT,
+           "(kSm90Pixels + ((R - 1) << params.log_tile_w)) * kSm90RowBytes;", "kSm90Pixels * kSm90RowBytes;",
+           "DEADLOCK|in flight"),
+    Mutant("resident: a tap begins at the wrong row", RESIDENT,
+           "wgmma_descriptor(a + r * row_bytes)", "wgmma_descriptor(a + r * 1024)", "numbers"),
+    Mutant("resident: taps in the wrong order", RESIDENT,
+           "filter + (r * S + s) * kSm90FilterBytes", "filter + (s * R + r) * kSm90FilterBytes", "numbers"),
+    Mutant("resident: a stage is released while wgmma reads it", RESIDENT,
+           "if (s > 0 && lane == 0) mbarrier_arrive(empty + 8 * previous);",
+           "if (lane == 0) mbarrier_arrive(empty + 8 * stage);", "may still read|more arrivals|RACE"),
 ]  # fmt: skip
 
 HARNESS = Path(__file__).parents[1] / "cuda"
@@ -162,15 +175,18 @@ def judge(emulator: emulation.Emulator, mutant: Mutant) -> str:
 
     # Five Hopper tiles for two persistent blocks.
     conv = test_conv2d.Conv(N=10, C=64, K=64, H=8, W=8, residual=mutant.residual, activation="relu")
-    if mutant.residual:  # a short sum, so that the residual may be the last to arrive
+    if mutant.residual and mutant.file != RESIDENT:  # a short sum, so that the residual may be the last to arrive
         conv = test_conv2d.replace(conv, kernel=(1, 1), pad=(0, 0))
     if mutant.ragged:
         conv = test_conv2d.replace(conv, H=7, W=7)
-    plan = test_conv2d.sm90(64) if "sm90" in mutant.file else test_conv2d.sm80()
     numbers = False
     for order in ("random", "forward", "reverse"):
         for lazy in (True, False):
             runner = harness.Emulated(order, lazy, emulator=emulator)
+            plan = (
+                test_conv2d.RESIDENT if mutant.file == RESIDENT
+                else test_conv2d.sm90(runner, 64) if "sm90" in mutant.file else test_conv2d.sm80()
+            )  # fmt: skip
             try:
                 test_conv2d.run(runner, conv, torch.float16, plan)
             except RuntimeError as error:
@@ -200,5 +216,5 @@ def test_every_mutant_fits_the_sources(tmp_path):
 def test_the_unchanged_kernels_are_clean(tmp_path):
     nothing = Mutant("none", SM80, "kStages = kStages_", "kStages = kStages_", "")
     emulator = build(seed(nothing, tmp_path))
-    for file in (SM80, SM90):
+    for file in (SM80, SM90, RESIDENT):
         assert judge(emulator, Mutant("none", file, "", "", "", residual=True, ragged=True)) == ""

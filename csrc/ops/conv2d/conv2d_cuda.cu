@@ -13,7 +13,7 @@ namespace fastcnn::cuda {
 
 namespace {
 
-const char* const kKernelNames[] = {"sm80", "sm80_gather", "sm90"};
+const char* const kKernelNames[] = {"sm80", "sm80_gather", "sm90", "sm90_resident"};
 const char* const kModeNames[] = {"strict", "tf32"};
 
 int element_size(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
@@ -45,6 +45,10 @@ int64_t total_steps(const Conv2dProblem& p) {
   return ceil_div(p.R * p.S * (p.C / p.groups) * element_size(p.dtype), Sm80Tile64x64::kRowBytes);
 }
 
+bool is_sm90(const Conv2dPlan& plan) {
+  return plan.kernel == Conv2dKernel::sm90 || plan.kernel == Conv2dKernel::sm90_resident;
+}
+
 std::string number_reason(const char* what, int64_t value, int64_t limit) {
   return std::string(what) + " is " + std::to_string(value) + ", the kernel's limit is " +
          std::to_string(limit);
@@ -55,9 +59,15 @@ std::string number_reason(const char* what, int64_t value, int64_t limit) {
 // purpose: it only has to order plans, and a measurement on the device overrules it.
 double expected_cycles(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
 #ifdef FASTCNN_HOPPER
-  if (plan.kernel == Conv2dKernel::sm90) {
-    const int64_t tiles = sm90_box(p).tiles * ceil_div(p.K, plan.tile_n), block = 128 / element_size(p.dtype);
-    const double rate = (p.dtype == DType::float32 ? 1024 : 2048) * 0.85 * plan.tile_n / (plan.tile_n + 24.0);
+  if (is_sm90(plan)) {
+    const bool resident = plan.kernel == Conv2dKernel::sm90_resident;
+    const Sm90Box box = resident ? sm90_resident_box(p) : sm90_box(p);
+    const int64_t tiles = box.tiles * ceil_div(p.K, plan.tile_n), block = 128 / element_size(p.dtype);
+    // The narrower the tile, the more of its time goes into loads; with resident weights they take no longer
+    // than the products.
+    const double loads = resident ? 0.0 : 24.0;
+    const double rate =
+        (p.dtype == DType::float32 ? 1024 : 2048) * 0.85 * plan.tile_n / (plan.tile_n + loads);
     const double step = std::max(128.0 * plan.tile_n * block / rate, 120.0);
     return ceil_div(tiles, device.multiprocessors) * (p.R * p.S * ceil_div(p.C, block) * step + 1500);
   }
@@ -98,7 +108,7 @@ Status conv2d_plan_from_name(const std::string& name, Conv2dPlan* plan) {
   char kernel[16], mode[16];
   if (sscanf(name.c_str(), "%15[^/]/%dx%d/stages=%d/splits=%d/%15s", kernel, &plan->tile_m, &plan->tile_n,
              &plan->stages, &plan->splits, mode) == 6) {
-    for (int k = 0; k < 3; k++)
+    for (int k = 0; k < 4; k++)
       for (int m = 0; m < 2; m++)
         if (std::string(kernel) == kKernelNames[k] && std::string(mode) == kModeNames[m]) {
           plan->kernel = static_cast<Conv2dKernel>(k);
@@ -114,7 +124,7 @@ Status conv2d_plan_from_name(const std::string& name, Conv2dPlan* plan) {
 std::string conv2d_plan_reason(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
   const int64_t int_limit = INT32_MAX / 2, size = element_size(p.dtype);
   const int64_t depth = p.R * p.S * (p.C / p.groups);
-  if (plan.kernel == Conv2dKernel::sm90) {
+  if (is_sm90(plan)) {
 #ifdef FASTCNN_HOPPER
     return sm90_reason(p, plan, device);
 #else
@@ -158,10 +168,12 @@ std::vector<Conv2dPlan> conv2d_plans(const Conv2dProblem& p, const Device& devic
         if (conv2d_plan_reason(p, plan, device).empty()) plans.push_back(plan);
       }
 #ifdef FASTCNN_HOPPER
-  for (const Sm90Width& width : sm90_widths(p.dtype)) {
-    const Conv2dPlan plan{Conv2dKernel::sm90, mode, 128, width.width, width.stages, 1};
+  auto add_sm90 = [&](Conv2dKernel kernel, const Sm90Width& width) {
+    const Conv2dPlan plan{kernel, mode, 128, width.width, width.stages, 1};
     if (conv2d_plan_reason(p, plan, device).empty()) plans.push_back(plan);
-  }
+  };
+  add_sm90(Conv2dKernel::sm90_resident, sm90_resident_width());
+  for (const Sm90Width& width : sm90_widths(p.dtype)) add_sm90(Conv2dKernel::sm90, width);
 #endif
   std::stable_sort(plans.begin(), plans.end(), [&](const Conv2dPlan& a, const Conv2dPlan& b) {
     return expected_cycles(p, a, device) < expected_cycles(p, b, device);
@@ -193,10 +205,10 @@ Status conv2d(const Conv2dProblem& p, const Conv2dPlan& asked, const void* x, co
   Conv2dPlan plan = asked;
   const int64_t size = element_size(p.dtype);
 #ifdef FASTCNN_HOPPER
-  if (plan.kernel == Conv2dKernel::sm90 && vectorises(size, {x, weight, residual, y}, {}))
+  if (is_sm90(plan) && vectorises(size, {x, weight, residual, y}, {}))
     return conv2d_sm90(p, plan, x, weight, bias, residual, y, stream);
 #endif
-  if (plan.kernel == Conv2dKernel::sm90) {
+  if (is_sm90(plan)) {
     plan.kernel = Conv2dKernel::sm80;
     plan.tile_m = plan.tile_n = 64;
   }

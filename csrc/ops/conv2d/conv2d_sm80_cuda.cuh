@@ -81,8 +81,10 @@ struct TapCursor {
   }
 };
 
+// One block a multiprocessor is enough to ask for: left to itself, the compiler spills the strict kernel's
+// fragments to fit more of them.
 template <class T, class Tile, bool kGather, bool kStrict>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, 1)
     conv2d_sm80_kernel(const __grid_constant__ Conv2dSm80Params params) {
   constexpr int kElements = 16 / sizeof(T), kStepElements = Tile::kRowBytes / sizeof(T);
   constexpr int kRowsA = Tile::kM / Tile::kRowsPerPass, kRowsB = Tile::kN / Tile::kRowsPerPass;

@@ -1,8 +1,10 @@
-#include "ops/conv2d/conv2d_sm90_cuda.cuh"
+#include "ops/conv2d/conv2d_sm90_resident_cuda.cuh"
 
 namespace fastcnn::cuda {
 
 Status run_sm90_bfloat16(const Conv2dPlan& plan, const Conv2dSm90Params& params, int blocks, void* stream) {
+  if (plan.kernel == Conv2dKernel::sm90_resident)
+    return launch_sm90_resident<__nv_bfloat16>(params, blocks, stream);
   switch (plan.tile_n) {
 #define FASTCNN_CASE(width) \
   case width:               \

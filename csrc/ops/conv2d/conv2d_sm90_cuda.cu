@@ -1,8 +1,8 @@
 #include <algorithm>
 
 #include "cuda/tensor_map.h"
-#include "ops/conv2d/conv2d_sm90_cuda.cuh"
 #include "ops/conv2d/conv2d_sm90_cuda.h"
+#include "ops/conv2d/conv2d_sm90_resident_cuda.cuh"
 
 namespace fastcnn::cuda {
 
@@ -32,12 +32,30 @@ Sm90Box sm90_box(const Conv2dProblem& p) {
   return best;
 }
 
+Sm90Box sm90_resident_box(const Conv2dProblem& p) {
+  const int64_t wide = ceil_div(p.Q, 16) * ceil_div(p.P, 8), tall = ceil_div(p.Q, 8) * ceil_div(p.P, 16);
+  return tall < wide ? Sm90Box{3, 4, 0, tall * p.N} : Sm90Box{4, 3, 0, wide * p.N};
+}
+
+Sm90Width sm90_resident_width() {
+  using Tile = Sm90ResidentTile<__half>;
+  return {Tile::kN, Tile::kStages, Tile::kSharedBytes};
+}
+
 std::string sm90_reason(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
   const int64_t size = p.dtype == DType::float32 ? 4 : 2, limit = INT32_MAX / 2;
   if (device.major != 9) return "it is compiled for compute capability 9.0 alone";
   if (p.dtype == DType::float32 && plan.float32_mode == Float32Mode::strict)
     return "wgmma multiplies float32 as tf32, and strict float32 is asked for";
-  const auto widths = sm90_widths(p.dtype);
+  const bool resident = plan.kernel == Conv2dKernel::sm90_resident;
+  if (resident) {
+    if (p.dtype == DType::float32) return "it has no float32";
+    if (p.C * size > kSm90RowBytes || p.K > kSm90ResidentN) return "it has at most 64 channels on each side";
+    if (p.R != 3 || p.S != 3) return "its filter is 3x3";
+    if (p.stride_h != 1 || p.stride_w != 1 || p.dilation_h != 1 || p.dilation_w != 1)
+      return "it has no strides and no dilation";
+  }
+  const auto widths = resident ? std::vector<Sm90Width>{sm90_resident_width()} : sm90_widths(p.dtype);
   const auto width = std::find_if(widths.begin(), widths.end(), [&](const Sm90Width& w) {
     return w.width == plan.tile_n && w.stages == plan.stages && plan.tile_m == kSm90Pixels;
   });
@@ -62,7 +80,8 @@ std::string sm90_reason(const Conv2dProblem& p, const Conv2dPlan& plan, const De
 Status conv2d_sm90(const Conv2dProblem& p, const Conv2dPlan& plan, const void* x, const void* weight,
                    const void* bias, const void* residual, void* y, void* stream) {
   const uint64_t size = p.dtype == DType::float32 ? 4 : 2;
-  const Sm90Box box = sm90_box(p);
+  const bool resident = plan.kernel == Conv2dKernel::sm90_resident;
+  const Sm90Box box = resident ? sm90_resident_box(p) : sm90_box(p);
   const uint32_t w = 1u << box.log_w, h = 1u << box.log_h, n = 1u << box.log_n;
   Conv2dSm90Params params = {};
   params.problem = p;
@@ -102,7 +121,7 @@ Status conv2d_sm90(const Conv2dProblem& p, const Conv2dPlan& plan, const void* x
     return request;
   };
   TensorMapRequest input = image_map(x, p.C, p.W, p.H, p.x_stride);
-  const uint32_t input_box[] = {block, w, h, n};
+  const uint32_t input_box[] = {block, w, resident ? h + 2 : h, n};
   std::copy_n(input_box, 4, input.box);
   input.step[1] = static_cast<uint32_t>(p.stride_w);
   input.step[2] = static_cast<uint32_t>(p.stride_h);

@@ -30,24 +30,28 @@ struct Conv2dSm90Params {
 constexpr int kSm90Threads = 384, kSm90Pixels = 128, kSm90Half = 64, kSm90RowBytes = 128;
 constexpr int kSm90SharedLimit = 227 * 1024;
 
-template <class T, int kN_>
-struct Sm90Tile {
-  static constexpr int kN = kN_;
-  static constexpr int kBytesA = kSm90Pixels * kSm90RowBytes, kBytesB = kN * kSm90RowBytes;
-  static constexpr int kStageBytes = kBytesA + kBytesB;
+// A ring of stages of kStageBytes_, kResidentBytes that stay for the whole kernel, the staging tile,
+// barriers.
+template <class T, int kN_, int kStageBytes_, int kResidentBytes>
+struct Sm90Memory {
+  static constexpr int kN = kN_, kStageBytes = kStageBytes_;
   // The staging tile: slices of the widest swizzle span that divides a row; one warpgroup's slices together.
   static constexpr int kRow = kN * static_cast<int>(sizeof(T));
   static constexpr int kSpan = kRow % 128 == 0 ? 128 : kRow % 64 == 0 ? 64 : 32;
   static constexpr int kSlices = kRow / kSpan, kSliceBytes = kSm90Half * kSpan,
                        kHalfBytes = kSlices * kSliceBytes;
-  static constexpr int kBarrierBytes = 256;
-  // 1024: the base is rounded up to the swizzle's period.
-  static constexpr int kFit = (kSm90SharedLimit - 1024 - kBarrierBytes - 2 * kHalfBytes) / kStageBytes;
+  // 1024: the base is rounded up to the swizzle's period. 256: barriers.
+  static constexpr int kFixedBytes = 1024 + kResidentBytes + 2 * kHalfBytes + 256;
+  static constexpr int kFit = (kSm90SharedLimit - kFixedBytes) / kStageBytes;
   static constexpr int kStages = kFit < 6 ? kFit : 6;
-  static constexpr int kSharedBytes = 1024 + kStages * kStageBytes + 2 * kHalfBytes + kBarrierBytes;
+  static constexpr int kSharedBytes = kFixedBytes + kStages * kStageBytes;
   static_assert(kN % 16 == 0 && kN <= 256 && kStages >= 2 && kRow % 32 == 0);
-  static_assert(kHalfBytes % 1024 == 0);
+  static_assert(kHalfBytes % 1024 == 0 && kStageBytes % 1024 == 0 && kResidentBytes % 1024 == 0);
 };
+
+constexpr int kSm90BytesA = kSm90Pixels * kSm90RowBytes;
+template <class T, int kN>
+struct Sm90Tile : Sm90Memory<T, kN, kSm90BytesA + kN * kSm90RowBytes, 0> {};
 
 // Where a tile lies in the output.
 struct Sm90Position {
@@ -73,6 +77,85 @@ __device__ __forceinline__ uint32_t slice_offset(int row, int byte) {
 template <class T>
 struct alignas(2 * sizeof(T)) Pair {
   T first, second;
+};
+
+// A consumer warpgroup's half of the staging tile: the residual comes in there, the result goes out from
+// there.
+template <class T, class Tile>
+struct Sm90Staging {
+  const Conv2dSm90Params& params;
+  int half, thread;      // which warpgroup, and the thread in it
+  uint32_t own, loaded;  // the half, and the barrier of its residual
+  char* own_memory;      // the half as a pointer
+  int residual_phase = 0;
+  int n = 0, p = 0, q = 0, k = 0;  // where the half lies in the output
+
+  __device__ __forceinline__ void begin(const Sm90Position& at) {
+    n = at.n + half * params.half_n;
+    p = at.p + half * params.half_h;
+    q = at.q + half * params.half_w;
+    k = at.k;
+    if (thread == 0) {
+      tma_store_wait_read();  // the last tile has left the staging tile
+      if (params.problem.has_residual) {
+        mbarrier_arrive_expect_tx(loaded, Tile::kHalfBytes);
+        for (int i = 0; i < Tile::kSlices; i++)
+          tma_load_4d(own + i * Tile::kSliceBytes, &params.residual, loaded,
+                      k + i * (Tile::kSpan / static_cast<int>(sizeof(T))), q, p, n);
+      }
+    }
+  }
+
+  // Adds bias and residual, applies the activation and stores the half.
+  __device__ __forceinline__ void finish(const float (&sum)[Tile::kN / 2]) {
+    const int lane = thread % 32, warp = thread / 32;
+    const bool has_residual = params.problem.has_residual;
+    if (has_residual) {
+      mbarrier_wait(loaded, residual_phase);
+      residual_phase ^= 1;
+    } else {
+      named_barrier(1 + half, 128);  // thread 0 has seen the staging tile free
+    }
+    const T* bias = static_cast<const T*>(params.bias);
+    const float least = params.problem.activation == Activation::relu ? 0.0f : -INFINITY;
+#pragma unroll
+    for (int j = 0; j < Tile::kN / 8; j++) {
+      const int column = j * 8 + lane % 4 * 2, channel = k + column;
+      // K is a multiple of 16 bytes: pairs are whole.
+      const bool inside = bias != nullptr && channel < params.problem.K;
+      const float bias0 = inside ? to_float(bias[channel]) : 0.0f,
+                  bias1 = inside ? to_float(bias[channel + 1]) : 0.0f;
+      constexpr int kPerSlice = Tile::kSpan / static_cast<int>(sizeof(T));
+      char* slice = own_memory + column / kPerSlice * Tile::kSliceBytes;
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int row = warp * 16 + lane / 4 + 8 * h;
+        Pair<T>* pair = reinterpret_cast<Pair<T>*>(
+            slice + slice_offset<Tile::kSpan>(row, column % kPerSlice * static_cast<int>(sizeof(T))));
+        float y0 = sum[4 * j + 2 * h] + bias0, y1 = sum[4 * j + 2 * h + 1] + bias1;
+        if (has_residual) {
+          const Pair<T> r = *pair;
+          y0 += to_float(r.first);
+          y1 += to_float(r.second);
+        }
+        // NaN stays: it is not below anything.
+        *pair = Pair<T>{from_float<T>(y0 < least ? least : y0), from_float<T>(y1 < least ? least : y1)};
+      }
+    }
+    fence_proxy_async();
+    named_barrier(1 + half, 128);
+    if (thread == 0) {
+      for (int i = 0; i < Tile::kSlices; i++)
+        tma_store_4d(own + i * Tile::kSliceBytes, &params.y,
+                     k + i * (Tile::kSpan / static_cast<int>(sizeof(T))), q, p, n);
+      tma_store_commit();
+    }
+  }
+
+  // Shared memory must outlive the last store's reads.
+  __device__ __forceinline__ void end() {
+    if (thread == 0) tma_store_wait_read();
+  }
 };
 
 template <class T, int kN>
@@ -121,7 +204,7 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
             const uint32_t a = ring + stage * Tile::kStageBytes, c = block * kBlockChannels;
             mbarrier_arrive_expect_tx(full + 8 * stage, Tile::kStageBytes);
             tma_load_4d(a, &params.x, full + 8 * stage, c, w, h, at.n);
-            tma_load_3d(a + Tile::kBytesA, &params.weight, full + 8 * stage, c, tap, at.k);
+            tma_load_3d(a + kSm90BytesA, &params.weight, full + 8 * stage, c, tap, at.k);
             if (++stage == kStages) {
               stage = 0;
               phase ^= 1;
@@ -132,30 +215,24 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
     }
   } else {
     acquire_registers<232>();
-    const int half = warpgroup - 1, thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
-    const uint32_t own = staging + half * Tile::kHalfBytes, loaded = residual_full + 8 * half;
-    char* own_memory = shared + (own - shared_address(shared));
-    int stage = 0, phase = 0, residual_phase = 0;
+    const int half = warpgroup - 1, lane = threadIdx.x % 32;
+    const uint32_t own = staging + half * Tile::kHalfBytes;
+    Sm90Staging<T, Tile> output{params,
+                                half,
+                                static_cast<int>(threadIdx.x % 128),
+                                own,
+                                residual_full + 8 * half,
+                                shared + (own - shared_address(shared))};
+    int stage = 0, phase = 0;
     float sum[kN / 2];
     for (int64_t tile = blockIdx.x; tile < params.tiles; tile += gridDim.x) {
-      const Sm90Position at = tile_position(params, tile, kN);
-      const int n = at.n + half * params.half_n, pp = at.p + half * params.half_h,
-                q = at.q + half * params.half_w;
-      if (thread == 0) {
-        tma_store_wait_read();  // the last tile has left the staging tile
-        if (p.has_residual) {
-          mbarrier_arrive_expect_tx(loaded, Tile::kHalfBytes);
-          for (int i = 0; i < Tile::kSlices; i++)
-            tma_load_4d(own + i * Tile::kSliceBytes, &params.residual, loaded,
-                        at.k + i * (Tile::kSpan / static_cast<int>(sizeof(T))), q, pp, n);
-        }
-      }
+      output.begin(tile_position(params, tile, kN));
       int previous = 0;
       for (int step = 0; step < steps; step++) {
         mbarrier_wait(full + 8 * stage, phase);
         const uint32_t a = ring + stage * Tile::kStageBytes;
         const uint64_t descriptor_a = wgmma_descriptor(a + half * kSm90Half * kSm90RowBytes);
-        const uint64_t descriptor_b = wgmma_descriptor(a + Tile::kBytesA);
+        const uint64_t descriptor_b = wgmma_descriptor(a + kSm90BytesA);
         wgmma_fence();
 #pragma unroll
         for (int i = 0; i < 4; i++)
@@ -173,47 +250,9 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
       }
       wgmma_wait<0>();
       if (lane == 0) mbarrier_arrive(empty + 8 * previous);
-
-      if (p.has_residual) {
-        mbarrier_wait(loaded, residual_phase);
-        residual_phase ^= 1;
-      } else {
-        named_barrier(1 + half, 128);  // thread 0 has seen the staging tile free
-      }
-      const T* bias = static_cast<const T*>(params.bias);
-      const float least = p.activation == Activation::relu ? 0.0f : -INFINITY;
-#pragma unroll
-      for (int j = 0; j < kN / 8; j++) {
-        const int column = j * 8 + lane % 4 * 2, k = at.k + column;
-        const bool inside = bias != nullptr && k < p.K;  // K is a multiple of 16 bytes: pairs are whole
-        const float bias0 = inside ? to_float(bias[k]) : 0.0f, bias1 = inside ? to_float(bias[k + 1]) : 0.0f;
-        constexpr int kPerSlice = Tile::kSpan / static_cast<int>(sizeof(T));
-        char* slice = own_memory + column / kPerSlice * Tile::kSliceBytes;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-          const int row = warp * 16 + lane / 4 + 8 * h;
-          Pair<T>* pair = reinterpret_cast<Pair<T>*>(
-              slice + slice_offset<Tile::kSpan>(row, column % kPerSlice * static_cast<int>(sizeof(T))));
-          float y0 = sum[4 * j + 2 * h] + bias0, y1 = sum[4 * j + 2 * h + 1] + bias1;
-          if (p.has_residual) {
-            const Pair<T> r = *pair;
-            y0 += to_float(r.first);
-            y1 += to_float(r.second);
-          }
-          // NaN stays: it is not below anything.
-          *pair = Pair<T>{from_float<T>(y0 < least ? least : y0), from_float<T>(y1 < least ? least : y1)};
-        }
-      }
-      fence_proxy_async();
-      named_barrier(1 + half, 128);
-      if (thread == 0) {
-        for (int i = 0; i < Tile::kSlices; i++)
-          tma_store_4d(own + i * Tile::kSliceBytes, &params.y,
-                       at.k + i * (Tile::kSpan / static_cast<int>(sizeof(T))), q, pp, n);
-        tma_store_commit();
-      }
+      output.finish(sum);
     }
-    if (thread == 0) tma_store_wait_read();  // shared memory must outlive the store's reads
+    output.end();
   }
 }
 

@@ -17,7 +17,7 @@ from fastcnn.ops.conv2d.reference import CANDIDATES as REFERENCE
 from fastcnn.ops.packing import packed
 
 # Best first. The extension's planner knows them by these names without "conv2d_".
-KERNELS = ("conv2d_sm90", "conv2d_sm80", "conv2d_sm80_gather")
+KERNELS = ("conv2d_sm90_resident", "conv2d_sm90", "conv2d_sm80", "conv2d_sm80_gather")
 
 
 class Convolution:
@@ -65,7 +65,7 @@ def _candidate(name: str) -> Candidate:
             return _reason(struct, problem, kernel, tf32)
         better = f"conv2d_{best.kernel}"
         if better != name and cuda_backend.reason_against(f"conv2d.cuda.{better}", problem) is None:
-            return f"{best.name} is expected to be faster"
+            return f"{best.name} {cuda_backend.SLOWER}"
         return None
 
     def prepare(problem: Conv2dProblem) -> Runner:
@@ -92,7 +92,7 @@ def _reason(struct: Any, problem: Conv2dProblem, kernel: str, tf32: bool) -> str
     """Why no plan of the kernel takes the problem: what the planner says of its commonest tile."""
     kernels, device = cuda_backend.kernels(), cuda_backend.device_of(problem.device)
     # Stages are 6 for a width of 64 on Hopper, see csrc/ops/conv2d/conv2d_sm90_cuda.cuh.
-    tile = "128x64/stages=6" if kernel == "sm90" else "64x64/stages=4"
+    tile = "128x64/stages=6" if kernel.startswith("sm90") else "64x64/stages=4"
     plan = kernels.Conv2dPlan(f"{kernel}/{tile}/splits=1/{'tf32' if tf32 else 'strict'}")
     return kernels.conv2d_plan_reason(struct, plan, device.capability, device.shared_memory_per_block)
 
