@@ -211,3 +211,13 @@ def test_backends(model, optimized, x):
         assert not optimized.program(x).plans
     with fastcnn.use_backend("cpu"):
         assert optimized.program(x).plans
+
+
+def test_one_weight_is_packed_for_each_algorithm_that_shapes_choose():
+    model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1)).eval()
+    optimized, algorithms = fastcnn.optimize(model), set()
+    for size in (2, 7, 33, 2, 33):
+        x = torch.randn(1, 32, size, size)
+        torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)
+        algorithms |= {kernel for plan in optimized.program(x).plans for kernel in plan.kernels if "conv2d" in kernel}
+    assert len(algorithms) > 1

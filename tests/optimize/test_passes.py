@@ -309,3 +309,46 @@ def test_parts_of_the_batch_and_a_ragged_last_part():
     model, x = Odd().eval(), torch.randn(4, 3, 9, 7)
     for ours, theirs in zip(fastcnn.optimize(model)(x), model(x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_activation_before_the_sum_stays_before_it():
+    class Before(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = fastcnn.nn.Conv2d(8, 8, 3, padding=1, activation="relu")
+
+        def forward(self, x):
+            return self.conv(x) + x
+
+    assert kernels(Before(), 2, 8, 9, 7) == ["conv2d", "elementwise"]
+
+
+def test_two_activations_in_a_row_are_both_computed():
+    assert kernels(nn.Sequential(conv(3, 8), nn.Tanh(), nn.ReLU()), 2, 3, 9, 7) == ["conv2d", "elementwise"]
+
+
+def test_a_convolution_read_with_and_without_activation_runs_once():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = conv(3, 8)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return torch.cat([y, torch.relu(y)], 1)
+
+    assert kernels(Both(), 2, 3, 9, 7) == ["conv2d", "elementwise"]
+
+
+def test_concats_of_the_same_values_in_two_orders():
+    class Orders(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.last = conv(3, 4), conv(3, 4), conv(8, 2)
+
+        def forward(self, x):
+            a, b = self.a(x), self.b(x)
+            return torch.cat([self.last(torch.cat([a, b], 1)), b, a], 1)
+
+    found = kernels(Orders(), 2, 3, 9, 7)
+    assert sorted(found) == ["conv2d"] * 3 + ["copy_slice"] * 2
