@@ -352,3 +352,29 @@ def test_concats_of_the_same_values_in_two_orders():
 
     found = kernels(Orders(), 2, 3, 9, 7)
     assert sorted(found) == ["conv2d"] * 3 + ["copy_slice"] * 2
+
+
+def test_a_broadcast_sum_of_two_convolutions_is_not_merged():
+    class Broadcast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.corner, self.point = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            return self.corner(x) + self.point(x)
+
+    model, x = Broadcast().eval(), torch.randn(2, 8, 3, 3)
+    torch.testing.assert_close(fastcnn.optimize(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_lrn_and_max_pool_write_into_a_concat():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.lrn = conv(3, 8), nn.LocalResponseNorm(5, alpha=0.5)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return torch.cat([nn.functional.max_pool2d(self.lrn(y), 3, 1, 1), y], 1)
+
+    assert kernels(Joined(), 2, 3, 9, 7) == ["conv2d", "lrn_max_pool2d"]
