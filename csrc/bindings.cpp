@@ -564,14 +564,14 @@ void bind_plan(py::module_& m) {
       .def(
           "run",
           [](const Plan& self, const std::vector<Address>& inputs, const std::vector<Address>& outputs,
-             Address arena, int threads) {
+             Address arena, int threads, bool alone) {
             std::vector<void*> from, to;
             for (Address address : inputs) from.push_back(at(address));
             for (Address address : outputs) to.push_back(at(address));
-            self.run(from, to, at(arena), threads);
+            self.run(from, to, at(arena), threads, alone);
           },
           py::call_guard<py::gil_scoped_release>(), py::arg("inputs"), py::arg("outputs"), py::arg("arena"),
-          py::arg("threads"))
+          py::arg("threads"), py::arg("alone") = false)
       .def(
           "describe",
           [](const Plan& self) {

@@ -49,6 +49,7 @@ struct Job {
 };
 
 thread_local bool inside_task = false;
+thread_local bool own_threads = false;
 
 // A worker's `job` goes null -> job (claimed by a caller) -> kRunning (taken by the worker) -> null (done). A
 // caller that has run out of tasks takes back a job that its worker has not started, by job -> null: so it
@@ -223,7 +224,7 @@ void run_tasks(int threads, int64_t tasks, void (*call)(void*, int64_t, int), vo
   Pool& own = pool();
   if (inside_task) {
     job.run(0);
-  } else if (gomp.usable() && !forked.load(std::memory_order_relaxed)) {
+  } else if (!own_threads && gomp.usable() && !forked.load(std::memory_order_relaxed)) {
     gomp.run(job, wanted);
   } else {
     thread_local std::vector<Worker*> claimed;
@@ -243,3 +244,10 @@ void run_tasks(int threads, int64_t tasks, void (*call)(void*, int64_t, int), vo
 }
 
 }  // namespace fastcnn::detail
+
+namespace fastcnn {
+
+OwnThreads::OwnThreads(bool own) : before_(detail::own_threads) { detail::own_threads = own; }
+OwnThreads::~OwnThreads() { detail::own_threads = before_; }
+
+}  // namespace fastcnn

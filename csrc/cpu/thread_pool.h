@@ -1,10 +1,10 @@
 // Fork-join over the threads of PyTorch's own operators, or over a pool of this library's.
 //
-// Where PyTorch has loaded libgomp, its team does the work: two sets of spinning threads would fight for the
-// cores. Elsewhere, and in a forked child, which libgomp's threads do not survive, a call claims up to
-// threads - 1 idle workers of a pool that grows to the largest number asked for; a call that finds none idle
-// runs alone. Either way the caller takes part, all draw task numbers from one counter, and a call inside a
-// task runs serially.
+// Between PyTorch's operators libgomp's team does the work, where PyTorch has loaded it: two sets of spinning
+// threads would fight for the cores. Within OwnThreads, in a forked child, which libgomp's threads do not
+// survive, and where there is no libgomp, a call claims up to threads - 1 idle workers of a pool that grows
+// to the largest number asked for; a call that finds none idle runs alone. Either way the caller takes part,
+// all draw task numbers from one counter, and a call inside a task runs serially.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,19 @@ namespace detail {
 void run_tasks(int threads, int64_t tasks, void (*call)(void* function, int64_t task, int worker),
                void* function);
 }
+
+// For its life, and its thread, parallel_for uses the pool: for a network that PyTorch has no part in. The
+// pool does not stall where other programs take the cores, as libgomp's spinning threads do for milliseconds.
+class OwnThreads {
+ public:
+  explicit OwnThreads(bool own);
+  ~OwnThreads();
+  OwnThreads(const OwnThreads&) = delete;
+  OwnThreads& operator=(const OwnThreads&) = delete;
+
+ private:
+  bool before_;
+};
 
 // Calls f(task, worker) for every task in [0, tasks), 0 <= worker < threads; no two calls that run at the
 // same time share a worker number. Returns when all are done; rethrows the first exception that a task threw.

@@ -258,8 +258,8 @@ int64_t Plan::arena_bytes() const {
   return arena_bytes_;
 }
 
-void Plan::run(const std::vector<void*>& inputs, const std::vector<void*>& outputs, void* arena,
-               int threads) const {
+void Plan::run(const std::vector<void*>& inputs, const std::vector<void*>& outputs, void* arena, int threads,
+               bool alone) const {
   if (arena_bytes() > 0 && !arena) throw std::invalid_argument("plan: the address of the arena is 0");
   auto check = [](const std::vector<void*>& given, int wanted, const char* what) {
     if (static_cast<int>(given.size()) != wanted)
@@ -274,6 +274,7 @@ void Plan::run(const std::vector<void*>& inputs, const std::vector<void*>& outpu
       throw std::invalid_argument("plan: the address of " +
                                   std::string(buffer.kind == Kind::input ? "input " : "output ") +
                                   std::to_string(buffer.index) + " is 0");
+  const OwnThreads own(alone);
   if (slices_ == 1) return run_slice(0, inputs, outputs, static_cast<char*>(arena), threads);
   parallel_for(threads, slices_, [&](int64_t slice, int worker) {
     run_slice(slice, inputs, outputs, static_cast<char*>(arena) + worker * arena_bytes_, 1);

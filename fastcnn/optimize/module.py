@@ -39,6 +39,9 @@ class Optimized(_Inference):
     # A program holds a few hundred small structs; the packed weights are shared by all.
     MAX_PROGRAMS = 64
 
+    # False for a part of a network whose other parts PyTorch runs: see OwnThreads in csrc/cpu/thread_pool.h.
+    alone = True
+
     def __init__(self, network: Network, use_cuda_graphs: bool = True) -> None:
         super().__init__()
         network.graph.lint()
@@ -103,7 +106,7 @@ class Optimized(_Inference):
         with self._lock:
             if key not in self._programs:
                 try:
-                    program = Program(self.network, inputs, self._packed, self._arenas, self.fused)
+                    program = Program(self.network, inputs, self._packed, self._arenas, self.fused, self.alone)
                 except Unknown:
                     program = None
                 while len(self._programs) >= self.MAX_PROGRAMS:
@@ -143,6 +146,9 @@ class PerLayer(_Inference):
     def __init__(self, module: nn.Module, reason: str) -> None:
         super().__init__()
         self.module, self.reason = module, reason
+        for part in module.modules():
+            if isinstance(part, Optimized):
+                part.alone = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)

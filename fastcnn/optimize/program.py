@@ -124,6 +124,7 @@ class PlanStep:
     arenas: Arenas
     threads: int
     frees: tuple[Node, ...] = ()
+    alone: bool = False  # PyTorch computes nothing before or after it
 
     def __post_init__(self) -> None:
         self.arena_bytes = self.plan.arena_bytes(self.threads)
@@ -136,9 +137,9 @@ class PlanStep:
         try:
             if torch.autograd._profiler_enabled():
                 with torch.profiler.record_function("fastcnn::plan"):
-                    self.plan.native.run(addresses, outputs, arena.data_ptr(), self.threads)
+                    self.plan.native.run(addresses, outputs, arena.data_ptr(), self.threads, self.alone)
             else:
-                self.plan.native.run(addresses, outputs, arena.data_ptr(), self.threads)
+                self.plan.native.run(addresses, outputs, arena.data_ptr(), self.threads, self.alone)
         finally:
             self.arenas.give_back(arena)
 
@@ -180,6 +181,7 @@ class Program:
         weights: lower.PackedWeights,
         arenas: Arenas,
         fused: dict[str, list[str]],
+        alone: bool,
     ) -> None:
         self._module, self._weights, self._arenas, self._fused = module, weights, arenas, fused
         self._threads = torch.get_num_threads()
@@ -201,6 +203,8 @@ class Program:
         self._steps: list[TorchStep | PlanStep] = []
         self.rows: list[Row] = []
         self._compile(self._global_reason(inputs))
+        if alone and len(self._steps) == 1 and isinstance(self._steps[0], PlanStep):
+            self._steps[0].alone = True
         del self._meta
 
     def __call__(self, inputs: Sequence[Any]) -> Any:

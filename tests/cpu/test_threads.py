@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 COUNT = """
-import os, torch, fastcnn.functional as F
+import os, torch, fastcnn, fastcnn.functional as F
+from torch import nn
 
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -20,13 +21,18 @@ torch.relu(x)
 before = threads()
 with torch.no_grad():
     ours = F.conv2d(x, weight, padding=1)
-after = threads()
+    after = threads()
+    mixed = fastcnn.optimize(nn.Sequential(nn.Conv2d(64, 64, 3), nn.Softshrink(), nn.Conv2d(64, 64, 3)))
+    mixed(x)
+    beside = threads()
+    fastcnn.optimize(nn.Sequential(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)))(x)
+    alone = threads()
 child = os.fork()
 if child == 0:  # libgomp's threads are gone here
     with torch.no_grad():
         again = F.conv2d(x, weight, padding=1)
-    os._exit(0 if threads() == 3 and again.numpy().tobytes() == ours.numpy().tobytes() else 1)
-print(before, after, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    os._exit(0 if again.numpy().tobytes() == ours.numpy().tobytes() else 1)
+print(before, after, beside, alone, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -34,7 +40,9 @@ print(before, after, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_kernels_share_torchs_threads_and_survive_a_fork() -> None:
     done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, timeout=120, env=os.environ)
     assert done.returncode == 0, done.stderr
-    before, after, child = map(int, done.stdout.split())
+    before, after, beside, alone, child = map(int, done.stdout.split())
     assert before >= 3, "PyTorch made no threads: nothing was tested"
     assert after == before
+    assert beside == before
+    assert alone == before + 2  # a whole network runs on the pool
     assert child == 0
