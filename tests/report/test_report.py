@@ -113,7 +113,7 @@ def test_report_without_files_says_so(tmp_path, monkeypatch):
 def test_bench_refuses_in_words():
     for arguments, message in (
         (["--networks", "lenet6"], "unknown network 'lenet6'"),
-        (["--kinds", "layer"], "unknown kind 'layer'; allowed: network, op, overhead"),
+        (["--kinds", "layer"], "unknown kind 'layer'; allowed: network, classifier, op, overhead"),
         (["--batches", "1,x"], "batch 'x' is not a whole number"),
         (["--networks", "lenet5", "--match", "vgg"], "no case is called 'vgg'"),
     ):
