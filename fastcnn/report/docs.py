@@ -151,6 +151,8 @@ def _operators(results: Results, _: str = "") -> str:
             words = label.split()
             name = " ".join(words[:2]) if words[0] == "conv2d" else words[0]
             grouped.setdefault(name, []).append((ratio, rows["fastcnn"].of_floor))
+    if not grouped:
+        raise KeyError("no operator was run")
     lines = [
         "| operator | shapes | PyTorch / fastcnn, geometric mean | least | most | of the roofline, median |",
         "|---|--:|--:|--:|--:|--:|",
