@@ -125,7 +125,9 @@ def network_bars(results: Results) -> Figure | None:
     figure, axes = _grouped(ratios, labels, "time / fastcnn's")
     for axis in axes:
         axis.axhline(1, color=COLOURS["fastcnn"], linewidth=1.6)
-        axis.set_ylim(0, axis.get_ylim()[1] * 1.07)
+        axis.set_yscale("log")
+        _ratio_ticks(axis.yaxis)
+        axis.set_ylim(0.5, axis.get_ylim()[1] * 1.15)
     _title(figure, "Networks: time of others over fastcnn's", results,
            "Above the line: fastcnn is faster. Below each name: fastcnn's time.")  # fmt: skip
     return figure
@@ -202,6 +204,9 @@ def layer_bars(results: Results, most: int = 48) -> Figure | None:
     axis.axvline(1, color=COLOURS["fastcnn"], linewidth=1.6)
     axis.set_yticks(range(len(heaviest)), [rows["fastcnn"].label for rows in heaviest], fontsize=8, color=INK)
     axis.set_ylim(len(heaviest) - 0.4, -0.6)
+    axis.set_xscale("log")
+    _ratio_ticks(axis.xaxis)
+    axis.set_xlim(0.25, axis.get_xlim()[1] * 1.1)
     axis.set_xlabel("time / fastcnn's")
     axis.grid(axis="x", color=GRID)
     axis.tick_params(axis="y", length=0)
@@ -213,6 +218,16 @@ def layer_bars(results: Results, most: int = 48) -> Figure | None:
     _title(figure, "Layers of the networks, batch 1: time of others over fastcnn's", results,
            f"The {len(heaviest)} shapes that weigh most.")  # fmt: skip
     return figure
+
+
+def _ratio_ticks(axis: Any) -> None:
+    """A logarithmic axis of ratios in plain numbers: one network that gains 20 times must not flatten the others."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    ticks = (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _ratio(rows: dict[str, Row]) -> float:
