@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastcnn import native, ops
-from fastcnn.dispatch import Runner
+from fastcnn import native
+from fastcnn.dispatch import Runner, explain, use_backend
 from fastcnn.ops.conv2d import cpu
 from fastcnn.report import timing
 from fastcnn.report.cases import Case, Selection
@@ -60,26 +60,24 @@ def cases(networks: Sequence[str], batches: Sequence[int]) -> list[Case]:
 
 def check(case: Case, effort: Effort = timing.QUICK) -> Checked:
     """Times every algorithm that can compute a convolution, after checking its result against float64."""
-    assert case.call is not None
     workload = case.build()
     given = {**workload.inputs, **dict(workload.fast.named_parameters())}
     tensors = [given.get(name) for name in ("input", "weight", "bias", "residual")]
-    defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "activation": None}
-    params = {**defaults, **dict(case.call.arguments)}
-    problem = ops.conv2d.infer((*tensors, None), ops.conv2d.normalise(tensors, tuple(params[n] for n in defaults)))
+    with use_backend("cpu"):
+        (choice,) = explain(workload.fast, *workload.inputs.values()).choices
+    assert choice.taken is not None
     runs: dict[str, Run] = {}
     wrong = []
     with torch.no_grad():
         truth = workload.truth()
-        for name, runner in _capable(problem):
+        for name, runner in _capable(choice.problem):
             run = _rotated(runner, tensors)
             if relative_error(run(), truth) > TOLERANCE[case.dtype]:
                 wrong.append(name)
             else:
                 runs[name] = run
         samples = timing.interleave(runs, effort)
-    chosen = next(c.name for c in cpu.CANDIDATES if c.supports(problem) is None)
-    return Checked(case, chosen, {name: mine.median for name, mine in samples.items()}, tuple(wrong))
+    return Checked(case, choice.taken.name, {name: mine.median for name, mine in samples.items()}, tuple(wrong))
 
 
 def _rotated(runner: Runner, tensors: Sequence[Any]) -> Run:

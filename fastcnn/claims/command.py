@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fastcnn.claims import CLAIMS, record, show
-from fastcnn.report import results
+from fastcnn.report import commands, results
 from fastcnn.report.timing import Effort
 
 
@@ -29,14 +26,11 @@ def run(console: Console, *, only: str = "", seconds: float = 0.5, output: Path 
         WrongResult: something computed a wrong result; its claim was not measured.
     """
     numbers = chosen(only)
-    if output is not None and (output.is_dir() or not output.suffix):
-        output = output / results.file_name()
+    output = commands.result_file(output, "cpu")
     data = record.empty() if output is None else record.open_for(output)
     effort = Effort(seconds, blocks=4, least_samples=4, pause=0.05, warm_up=0.03)
-    if os.getloadavg()[0] > torch.get_num_threads() / 2:
-        console.print(f"[yellow]the machine is busy (load {os.getloadavg()[0]:.1f}): times will mislead[/yellow]")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    commands.warn_if_busy(console)
+    with commands.progress_bar(console) as progress:
         task = progress.add_task("claims", total=len(numbers))
         for number in numbers:
 

@@ -39,13 +39,12 @@ class Optimized(_Inference):
     # A program holds a few hundred small structs; the packed weights are shared by all.
     MAX_PROGRAMS = 64
 
-    # False for a part of a network whose other parts PyTorch runs: see OwnThreads in csrc/cpu/thread_pool.h.
-    alone = True
-
-    def __init__(self, network: Network, use_cuda_graphs: bool = True) -> None:
+    def __init__(self, network: Network, use_cuda_graphs: bool, alone: bool) -> None:
         super().__init__()
         network.graph.lint()
         self.use_cuda_graphs = use_cuda_graphs
+        # Whether it is no part of a network whose other parts PyTorch runs: see OwnThreads in csrc/cpu/thread_pool.h.
+        self.alone = alone
         self.network = fx.GraphModule(network.attributes, network.graph)
         self.fused = {node.name: labels for node, labels in network.fused.items()}
         self._inputs = [node for node in network.graph.nodes if node.op == "placeholder"]
@@ -125,7 +124,7 @@ class Optimized(_Inference):
             for node in self.network.graph.nodes
             if node.op in ("get_attr", "call_module")
         }
-        return _rebuild, (encode(self.network.graph), attributes, self.fused, self.use_cuda_graphs)
+        return _rebuild, (encode(self.network.graph), attributes, self.fused, self.use_cuda_graphs, self.alone)
 
     def __fastcnn_explain__(self, *args: Any, **kwargs: Any) -> Report:
         if not args and not kwargs:
@@ -146,9 +145,6 @@ class PerLayer(_Inference):
     def __init__(self, module: nn.Module, reason: str) -> None:
         super().__init__()
         self.module, self.reason = module, reason
-        for part in module.modules():
-            if isinstance(part, Optimized):
-                part.alone = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -176,11 +172,13 @@ class PerLayer(_Inference):
         return Report(rows, f"optimized layer by layer: {self.reason}")
 
 
-def _rebuild(nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]], use_cuda_graphs: bool) -> Optimized:
+def _rebuild(
+    nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]], use_cuda_graphs: bool, alone: bool
+) -> Optimized:
     graph = decode(nodes)
     names = {node.name: node for node in graph.nodes}
     labels = {names[name]: label for name, label in fused.items() if name in names}
-    return Optimized(Network(graph, attributes, labels), use_cuda_graphs)
+    return Optimized(Network(graph, attributes, labels), use_cuda_graphs, alone)
 
 
 def _attribute(module: Any, path: str) -> Any:

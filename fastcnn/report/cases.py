@@ -17,6 +17,7 @@ from fastcnn import functional
 from fastcnn.report import classifiers
 from fastcnn.report.plain import EAGER, plain
 
+KINDS = ("network", "classifier", "op", "overhead")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -108,7 +109,7 @@ def _first(value: Any) -> Any:
 class Case:
     """One thing to time. `label` names it among cases of its kind; `call` is set for an operator."""
 
-    kind: str  # "op", "network", "classifier" or "overhead"
+    kind: str  # one of KINDS
     subject: str  # the operator or network
     label: str
     batch: int = 1

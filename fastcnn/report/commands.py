@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fastcnn.report import measure, results, roofline, suite, timing
-from fastcnn.report.cases import Case
+from fastcnn.report.cases import KINDS, Case
 from fastcnn.report.measure import Measurement, WrongResult
 from fastcnn.report.results import Results, Row
 from fastcnn.report.summary import ORDER, best_other, slower
@@ -45,20 +45,16 @@ def bench(
         plan = replace(plan, selection=replace(plan.selection, op_batches=sizes, network_batches=sizes))
     kinds = tuple(kinds)
     for kind in kinds:
-        if kind not in ("network", "classifier", "op", "overhead"):
-            raise ValueError(f"bench: unknown kind {kind!r}; allowed: network, classifier, op, overhead")
+        if kind not in KINDS:
+            raise ValueError(f"bench: unknown kind {kind!r}; allowed: {', '.join(KINDS)}")
     chosen = [case for kind in kinds for case in plan.cases(kind) if match in case.group and plan.contenders(case)]
     if not chosen:
         raise ValueError(f"bench: no case is called {match!r} in {', '.join(kinds)}")
-    if output is not None and (output.is_dir() or not output.suffix):
-        output = output / results.file_name(device)
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    output = result_file(output, device)
     rows: list[dict[str, Any]] = []
     wrong: list[WrongResult] = []
-    if os.getloadavg()[0] > torch.get_num_threads() / 2:
-        console.print(f"[yellow]the machine is busy (load {os.getloadavg()[0]:.1f}): figures will mislead[/yellow]")
-    with Progress(*columns, console=console, transient=True) as progress:
+    warn_if_busy(console)
+    with progress_bar(console) as progress:
         task = progress.add_task("ceilings of the device", total=len(chosen))
         ceilings = roofline.measure(device, plan.selection.dtypes)
         about = results.about(device, ceilings.to_json(), plan.settings)
@@ -173,6 +169,24 @@ def print_slower(made: Results, old: Results, console: Console) -> None:
             *(f"{x:.2f}" if x else "-" for x in (change.relative_before, change.relative)),
         )  # fmt: skip
     console.print(table)
+
+
+def result_file(output: Path | None, device: str) -> Path | None:
+    """The file to write: `output`, or in it the device's own if it is a folder."""
+    if output is not None and (output.is_dir() or not output.suffix):
+        return output / results.file_name(device)
+    return output
+
+
+def warn_if_busy(console: Console) -> None:
+    load = os.getloadavg()[0]
+    if load > torch.get_num_threads() / 2:
+        console.print(f"[yellow]the machine is busy (load {load:.1f}): figures will mislead[/yellow]")
+
+
+def progress_bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 def batch(text: str) -> int:

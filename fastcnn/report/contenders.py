@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastcnn.report import peers
-from fastcnn.report.cases import Case, Workload
+from fastcnn.report.cases import KINDS, Case, Workload
 from fastcnn.report.peers import Missing
 from fastcnn.report.plain import add_relu, conv2d
 
@@ -221,14 +221,13 @@ def _graphed(module: Callable[[Tensor], Tensor], workload: Workload, copies: int
 
 # ---- the list ----------------------------------------------------------------------------------------------
 
-ALL = ("op", "network", "classifier", "overhead")
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
-        Contender("fastcnn", _fastcnn, ALL, ("cpu", "cuda")),
+        Contender("fastcnn", _fastcnn, KINDS, ("cpu", "cuda")),
         Contender("fastcnn_layers", _layers, ("network",), ("cpu", "cuda")),
         Contender("fastcnn_autograd", lambda w: _with_autograd(w.fast, w), ("overhead",), ("cpu", "cuda")),
-        Contender("eager", _eager, ALL, ("cpu", "cuda")),
+        Contender("eager", _eager, KINDS, ("cpu", "cuda")),
         Contender("eager_autograd", lambda w: _with_autograd(w.plain, w), ("overhead",), ("cpu", "cuda")),
         Contender("compile", _compile, ("op", "network", "classifier"), ("cpu", "cuda")),
         Contender("cudnn", _cudnn, ("op", "network"), ("cuda",)),

@@ -147,7 +147,7 @@ def prepare(workload):
     run = right(workload)
     return lambda: run() * {factor}
 
-contenders.CONTENDERS["fastcnn"] = Contender("fastcnn", prepare, contenders.ALL)
+contenders.CONTENDERS["fastcnn"] = Contender("fastcnn", prepare, contenders.KINDS)
 """
 
 
