@@ -26,6 +26,7 @@
 #include "ops/add_relu/add_relu_cuda.h"
 #include "ops/concat/copy_slice_cuda.h"
 #include "ops/conv2d/conv2d_cuda.h"
+#include "ops/conv2d_max_pool2d/conv2d_max_pool2d_cuda.h"
 #include "ops/lrn/lrn_cuda.h"
 #include "ops/pool/pool_cuda.h"
 #include "ops/rbf/rbf_cuda.h"
@@ -304,6 +305,35 @@ void bind_cuda(py::module_ m) {
       },
       py::arg("problem"), py::arg("plan"), py::arg("x"), py::arg("weight"), py::arg("bias"),
       py::arg("residual"), py::arg("y"), py::arg("workspace") = 0, py::arg("stream") = 0);
+  py::class_<cuda::Conv2dMaxPool2dPlan>(m, "Conv2dMaxPool2dPlan", py::module_local())
+      .def(py::init([](int tile_p, int tile_q, bool tf32) {
+             return cuda::Conv2dMaxPool2dPlan{tf32 ? cuda::Float32Mode::tf32 : cuda::Float32Mode::strict,
+                                              tile_p, tile_q};
+           }),
+           py::arg("tile_p"), py::arg("tile_q"), py::arg("tf32"))
+      .def_readonly("tile_p", &cuda::Conv2dMaxPool2dPlan::tile_p)
+      .def_readonly("tile_q", &cuda::Conv2dMaxPool2dPlan::tile_q);
+  m.def(
+      "conv2d_max_pool2d_plan",
+      [=](const Conv2dProblem& conv, const Pool2dProblem& pool, std::pair<int, int> capability,
+          int shared_memory_per_block, bool tf32) {
+        cuda::Conv2dMaxPool2dPlan plan = {};
+        const std::string reason =
+            cuda::conv2d_max_pool2d_plan(conv, pool, as_device(capability, 1, shared_memory_per_block),
+                                         tf32 ? cuda::Float32Mode::tf32 : cuda::Float32Mode::strict, &plan);
+        return std::pair(plan, reason);
+      },
+      py::arg("conv"), py::arg("pool"), py::arg("capability"), py::arg("shared_memory_per_block"),
+      py::arg("tf32"), "The plan, and \"\" if it can run the problem, else why not.");
+  m.def("conv2d_max_pool2d_tile_k", &cuda::conv2d_max_pool2d_tile_k, py::arg("dtype"));
+  m.def(
+      "conv2d_max_pool2d",
+      [](const Conv2dProblem& conv, const Pool2dProblem& pool, const cuda::Conv2dMaxPool2dPlan& plan,
+         Address x, Address weight, Address bias, Address y, Address stream) {
+        check(cuda::conv2d_max_pool2d(conv, pool, plan, at(x), at(weight), at(bias), at(y), at(stream)));
+      },
+      py::arg("conv"), py::arg("pool"), py::arg("plan"), py::arg("x"), py::arg("weight"), py::arg("bias"),
+      py::arg("y"), py::arg("stream") = 0);
   m.def(
       "lrn",
       [](const LrnProblem& p, Address x, Address y, Address stream) {

@@ -47,6 +47,7 @@ if(NOT FASTCNN_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
     ops/conv2d/conv2d_sm80_bfloat16_cuda.cu
     ops/conv2d/conv2d_sm80_float16_cuda.cu
     ops/conv2d/conv2d_sm80_float32_cuda.cu
+    ops/conv2d_max_pool2d/conv2d_max_pool2d_cuda.cu
     ops/lrn/lrn_cuda.cu
     ops/pool/pool_cuda.cu
     ops/rbf/rbf_cuda.cu

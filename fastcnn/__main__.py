@@ -19,7 +19,7 @@ from rich.table import Table
 
 import fastcnn
 from fastcnn import ledger, native
-from fastcnn.dispatch import OPERATORS
+from fastcnn.dispatch import SELECTORS
 from fastcnn.verify import verify as verify_kernels
 
 app = typer.Typer(
@@ -244,7 +244,7 @@ def _print_compile_table(archs: list[int], every: bool, only: str) -> None:
 def list_kernels() -> list[dict[str, Any]]:
     """Every candidate of every operator, as data."""
     listed: list[dict[str, Any]] = []
-    for operator in OPERATORS.values():
+    for operator in SELECTORS.values():
         for candidate in operator.candidates:
             name = f"{operator.name}.{candidate.backend}.{candidate.name}"
             on_gpu = candidate.backend in ("cuda", "triton")

@@ -124,14 +124,12 @@ class Explanation:
 _recorders: list[Explanation] = []
 
 
-class Operator:
-    """One operator: its contract, its entry in torch.library, its candidates and its remembered choices.
+class Selector:
+    """The candidates for one kind of problem, and which of them was taken for each problem so far.
 
     normalise(tensors, params) -> params   validates the scalar arguments and brings them into one form
     infer(tensors, params) -> problem      validates the tensors; the problem knows the output's shape
-    definition(*tensors, *params)          the operator in differentiable PyTorch operators
-    backward(ctx, grad)                    the gradient, in differentiable PyTorch operators
-    saved(tensors, output)                 the tensors that `backward` needs
+    definition(*tensors, *params)          the result in differentiable PyTorch operators
     setting()                              what a choice depends on that no argument shows: whether TF32 is allowed
     """
 
@@ -141,15 +139,11 @@ class Operator:
     def __init__(
         self,
         name: str,
-        schema: str,
         *,
         normalise: Callable[[Sequence[Any], Sequence[Any]], tuple[Any, ...]],
         infer: Callable[[Sequence[Any], tuple[Any, ...]], Any],
         definition: Callable[..., Tensor],
-        backward: Callable[..., Any],
-        saved: Callable[[Sequence[Any], Tensor], Sequence[Any]],
         candidates: Iterable[Candidate],
-        tensor_count: int,
         setting: Callable[[], Any] = lambda: None,
     ) -> None:
         self.name = name
@@ -158,7 +152,68 @@ class Operator:
         self.infer = infer
         self.definition = definition
         self.candidates = tuple(candidates)
-        self._runners: dict[Any, Runner] = {}
+        self._runners: dict[Any, Any] = {}
+        SELECTORS[name] = self
+
+    def _key(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None) -> Any:
+        """What a choice is remembered by."""
+        key = [params, current_backend(), torch.get_num_threads(), self.setting()]
+        for tensor in (*tensors, out):
+            key += (None,) if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        return tuple(key)
+
+    def _is_known(self, key: Any) -> bool:
+        """Whether a choice is remembered; `explain` wants every choice made anew."""
+        return key in self._runners and not _recorders
+
+    def _remember(self, key: Any, runner: Any) -> None:
+        if len(self._runners) >= self.MAX_REMEMBERED:
+            self._runners.clear()
+        self._runners[key] = runner
+
+    def forget(self) -> None:
+        """Forgets every remembered choice: for a setting that the choice depends on."""
+        self._runners.clear()
+
+    def choose(self, problem: Any) -> Choice:
+        """The first candidate that takes the problem, within the backend in force, and the reasons against others."""
+        demanded = current_backend()
+        reasons: list[tuple[Candidate, str | None]] = []
+        taken: Candidate | None = None
+        for candidate in self.candidates:
+            if demanded not in ("auto", candidate.backend):
+                reason: str | None = f"backend {demanded!r} was demanded"
+            elif taken is not None and not _recorders:
+                break
+            else:
+                reason = candidate.supports(problem)
+            reasons.append((candidate, reason))
+            if taken is None and reason is None:
+                taken = candidate
+        choice = Choice(self.name, problem, tuple(reasons), taken)
+        for recorder in _recorders:
+            recorder.choices.append(choice)
+        return choice
+
+
+class Operator(Selector):
+    """One operator: its contract, its entry in torch.library, its candidates and its remembered choices.
+
+    backward(ctx, grad)                    the gradient, in differentiable PyTorch operators
+    saved(tensors, output)                 the tensors that `backward` needs
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        *,
+        backward: Callable[..., Any],
+        saved: Callable[[Sequence[Any], Tensor], Sequence[Any]],
+        tensor_count: int,
+        **selector: Any,
+    ) -> None:
+        super().__init__(name, **selector)
         self._register(schema, backward, saved, tensor_count)
         OPERATORS[name] = self
 
@@ -206,17 +261,8 @@ class Operator:
         if runner is None or _recorders:
             problem = self.infer((*tensors, out), self.normalise(tensors, params))
             runner = self.select(problem)
-            if len(self._runners) >= self.MAX_REMEMBERED:
-                self._runners.clear()
-            self._runners[key] = runner
+            self._remember(key, runner)
         return runner(*tensors, out)
-
-    def _key(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None) -> Any:
-        """What a choice is remembered by."""
-        key = [params, current_backend(), torch.get_num_threads(), self.setting()]
-        for tensor in (*tensors, out):
-            key += (None,) if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        return tuple(key)
 
     def _remembered(
         self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None
@@ -232,38 +278,19 @@ class Operator:
         except (AttributeError, RuntimeError, TypeError, IndexError):
             return None
 
-    def forget(self) -> None:
-        """Forgets every remembered choice: for a setting that the choice depends on."""
-        self._runners.clear()
-
-    # ---- choosing --------------------------------------------------------------------------------------
-
     def select(self, problem: Any) -> Runner:
         """The runner of the first candidate that takes the problem, within the backend in force."""
-        demanded = current_backend()
-        reasons: list[tuple[Candidate, str | None]] = []
-        taken: Candidate | None = None
-        for candidate in self.candidates:
-            if demanded not in ("auto", candidate.backend):
-                reason: str | None = f"backend {demanded!r} was demanded"
-            elif taken is not None and not _recorders:
-                break
-            else:
-                reason = candidate.supports(problem)
-            reasons.append((candidate, reason))
-            if taken is None and reason is None:
-                taken = candidate
-        for recorder in _recorders:
-            recorder.choices.append(Choice(self.name, problem, tuple(reasons), taken))
-        if taken is None:
+        choice = self.choose(problem)
+        if choice.taken is None:
+            demanded = current_backend()
             listed = (
-                "".join(f"\n  {c.backend} {c.name}: {r}" for c, r in reasons if c.backend == demanded)
+                "".join(f"\n  {c.backend} {c.name}: {r}" for c, r in choice.reasons if c.backend == demanded)
                 or f"\n  it has no kernel for {self.name}"
             )
             raise Unsupported(
                 f"{self.name}: backend {demanded!r} was demanded but cannot take {problem.summary()}:{listed}"
             )
-        return taken.prepare(problem)
+        return choice.taken.prepare(problem)
 
     # ---- torch.library ---------------------------------------------------------------------------------
 
@@ -305,6 +332,7 @@ class Operator:
         self._torch_op = getattr(torch.ops.fastcnn, self.name).default
 
 
+SELECTORS: dict[str, Selector] = {}  # the operators, and those of fastcnn/ops/fused.py
 OPERATORS: dict[str, Operator] = {}
 _LIBRARY = torch.library.Library("fastcnn", "DEF")
 
@@ -337,15 +365,17 @@ def _is_plain_inference(tensors: Sequence[Tensor | None]) -> bool:
     Skipping it is what keeps a small network from being all overhead: an operator of torch.library written
     in Python costs about ten times a call of the extension.
     """
+    return not torch.autograd._profiler_enabled() and is_inference(tensors)
+
+
+def is_inference(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether the result alone is wanted: no gradient, transform, mode or tracer takes part."""
     grad = torch.is_grad_enabled()
     for tensor in tensors:
         if tensor is not None and ((grad and tensor.requires_grad) or not (tensor.is_cpu or tensor.is_cuda)):
             return False
     return not (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
-        or _needs_definition(tensors)
+        torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None or _needs_definition(tensors)
     )
 
 

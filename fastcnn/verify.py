@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastcnn.dispatch import OPERATORS, Candidate, Operator, use_backend
+from fastcnn.dispatch import SELECTORS, Candidate, Selector, use_backend
 from fastcnn.ledger import Entry
 from fastcnn.ops import cuda_backend
 
@@ -34,6 +34,11 @@ def _conv(N: int, C: int, size: int, K: int, kernel: int, stride: int = 1, group
     return Case(((N, C, size, size), (K, C // groups, kernel, kernel), (K,), residual), params)
 
 
+def _stem(N: int, C: int, size: int, K: int, kernel: int, stride: int, padding: int, pool: tuple[Any, ...],
+          activation: str = "relu") -> Case:  # fmt: skip
+    return Case(((N, C, size, size), (K, C, kernel, kernel), (K,), None), ((stride, padding, 1, 1, activation), pool))
+
+
 # Odd sizes and ragged channels beside the shapes that the networks have; the last case of each is the one timed.
 CASES: dict[str, tuple[Case, ...]] = {
     "conv2d": (
@@ -50,6 +55,16 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case(((2, 19, 9, 7),), (5, 0.3, 0.75, 1.0)),
         Case(((1, 6, 5, 5),), (4, 1e-2, 0.5, 2.0)),
         Case(((8, 96, 55, 55),), (5, 1e-4, 0.75, 2.0)),
+    ),
+    "lrn_max_pool2d": (
+        Case(((2, 19, 9, 7),), ((5, 0.3, 0.75, 1.0), (3, 2, 1, 1, True))),
+        Case(((8, 96, 55, 55),), ((5, 1e-4, 0.75, 2.0), (3, 2, 0, 1, False))),
+    ),
+    "conv2d_max_pool2d": (
+        _stem(2, 1, 32, 6, 5, 1, 0, (2, 2, 0, 1, False), "tanh"),
+        _stem(1, 3, 63, 37, 11, 4, 2, (3, 2, 0, 1, False)),
+        _stem(2, 3, 45, 64, 7, 2, 3, (3, 2, 0, 1, True)),
+        _stem(8, 3, 224, 64, 7, 2, 3, (3, 2, 1, 1, False)),
     ),
     "max_pool2d": (
         Case(((2, 19, 9, 7),), (3, 2, 1, 1, True)),
@@ -92,9 +107,9 @@ def verify(device: torch.device, backends: tuple[str, ...] = ("cuda", "triton"),
             yield verify_one(operator, candidate, dtype, device)
 
 
-def kernels(backends: tuple[str, ...]) -> Iterator[tuple[Operator, Candidate, str]]:
+def kernels(backends: tuple[str, ...]) -> Iterator[tuple[Selector, Candidate, str]]:
     """Every kernel of the backends with each of its dtypes."""
-    for operator in OPERATORS.values():
+    for operator in SELECTORS.values():
         for candidate in operator.candidates:
             if candidate.backend in backends:
                 for name in DTYPES:
@@ -102,7 +117,7 @@ def kernels(backends: tuple[str, ...]) -> Iterator[tuple[Operator, Candidate, st
                         yield operator, candidate, name
 
 
-def kernel_name(operator: Operator, candidate: Candidate) -> str:
+def kernel_name(operator: Selector, candidate: Candidate) -> str:
     """As the ledger has it: "<op>.<backend>.<name>"."""
     return f"{operator.name}.{candidate.backend}.{candidate.name}"
 
@@ -114,7 +129,7 @@ def architecture(device: torch.device) -> str:
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
-def verify_one(operator: Operator, candidate: Candidate, dtype: str, device: torch.device) -> Outcome:
+def verify_one(operator: Selector, candidate: Candidate, dtype: str, device: torch.device) -> Outcome:
     """Runs one kernel in one dtype over its operator's `CASES`, as `verify` says."""
     kernel = kernel_name(operator, candidate)
     worst, ran, refused, microseconds, timed = 0.0, 0, "", None, ""

@@ -105,7 +105,7 @@ parity() {
 # package's.
 ledger() {
   local op
-  for op in $("$PYTHON" -c 'import fastcnn.functional, fastcnn.dispatch; print(*fastcnn.dispatch.OPERATORS)'); do
+  for op in $("$PYTHON" -c 'import fastcnn.functional, fastcnn.dispatch; print(*fastcnn.dispatch.SELECTORS)'); do
     run "ledger: $op" 90 "$PYTHON" -m fastcnn verify --only "$op."
   done
   run "ledger" 30 "$PYTHON" -c '

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fastcnn import demo, ledger, train
 from fastcnn.__main__ import app
-from fastcnn.dispatch import OPERATORS
+from fastcnn.dispatch import SELECTORS
 from fastcnn.models import resnet50
 
 ROOT = Path(__file__).parent.parent
@@ -65,9 +65,9 @@ def test_commands_run(tmp_path, monkeypatch):
 
 def test_the_table_has_every_operator_and_no_more_than_is_true():
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
-    assert {row[0] for row in rows} == set(OPERATORS)
+    assert {row[0] for row in rows} == set(SELECTORS)
     for op, cpu, cuda, triton in rows:
-        backends = {candidate.backend for candidate in OPERATORS[op].candidates}
+        backends = {candidate.backend for candidate in SELECTORS[op].candidates}
         assert (cpu == "tested") == ("cpu" in backends), op
         assert (cuda == "emulated") == ("cuda" in backends), op
         assert (triton == "interpreted") == ("triton" in backends), op

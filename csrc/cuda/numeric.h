@@ -65,6 +65,11 @@ struct Vector {
   }
 };
 
+template <class T>
+struct alignas(2 * sizeof(T)) Pair {
+  T first, second;
+};
+
 // As in PyTorch, NaN wins.
 __device__ __forceinline__ float max_with_nan(float a, float b) { return a > b || a != a ? a : b; }
 __device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from fastcnn.dispatch import current_backend
 from fastcnn.optimize import cuda_graphs, lower
+from fastcnn.optimize.fuse_conv_pool import fuse_conv_pool
 from fastcnn.optimize.network import Network, decode, encode
 from fastcnn.optimize.program import Program, Unknown
 from fastcnn.optimize.report import Report, Row
@@ -46,7 +47,7 @@ class Optimized(_Inference):
         # Whether it is no part of a network whose other parts PyTorch runs: see OwnThreads in csrc/cpu/thread_pool.h.
         self.alone = alone
         self.network = fx.GraphModule(network.attributes, network.graph)
-        self.fused = {node.name: labels for node, labels in network.fused.items()}
+        self.fused = _labels(network)
         self._inputs = [node for node in network.graph.nodes if node.op == "placeholder"]
         self._lock = threading.RLock()
         self.register_load_state_dict_post_hook(lambda module, _: module._forget())
@@ -105,13 +106,20 @@ class Optimized(_Inference):
         with self._lock:
             if key not in self._programs:
                 try:
-                    program = Program(self.network, inputs, self._packed, self._arenas, self.fused, self.alone)
+                    module, fused = (self.network, self.fused) if _on_cpu(inputs) else self._for_gpu()
+                    program = Program(module, inputs, self._packed, self._arenas, fused, self.alone)
                 except Unknown:
                     program = None
                 while len(self._programs) >= self.MAX_PROGRAMS:
                     self._programs.popitem(last=False)
                 self._programs[key] = program
             return self._programs[key]
+
+    def _for_gpu(self) -> tuple[fx.GraphModule, dict[str, list[str]]]:
+        """The network with what only GPU kernels compute together as one node, and its nodes' labels."""
+        network = _network(encode(self.network.graph), {}, self.fused)
+        fuse_conv_pool(network)
+        return fx.GraphModule(self.network, network.graph), _labels(network)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._apply(*args, **kwargs)
@@ -175,10 +183,24 @@ class PerLayer(_Inference):
 def _rebuild(
     nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]], use_cuda_graphs: bool, alone: bool
 ) -> Optimized:
+    return Optimized(_network(nodes, attributes, fused), use_cuda_graphs, alone)
+
+
+def _network(nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]]) -> Network:
+    """A network of encoded nodes, with its nodes' labels by name."""
     graph = decode(nodes)
     names = {node.name: node for node in graph.nodes}
     labels = {names[name]: label for name, label in fused.items() if name in names}
-    return Optimized(Network(graph, attributes, labels), use_cuda_graphs, alone)
+    return Network(graph, attributes, labels)
+
+
+def _labels(network: Network) -> dict[str, list[str]]:
+    return {node.name: labels for node, labels in network.fused.items()}
+
+
+def _on_cpu(inputs: Any) -> bool:
+    """Whether native CPU kernels may run the program."""
+    return current_backend() in ("auto", "cpu") and all(x.is_cpu for x in inputs if isinstance(x, Tensor))
 
 
 def _attribute(module: Any, path: str) -> Any:

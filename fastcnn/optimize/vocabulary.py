@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcnn import functional
+from fastcnn import functional, ops
 from fastcnn.ops import activations
 
 Pair = tuple[int, int]
@@ -144,8 +144,28 @@ def lrn_max_pool2d(
     kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair, ceil_mode: bool,
 ) -> Tensor:  # fmt: skip
     """The maximum over each window of the normalised input."""
-    y = functional.local_response_norm(input, size, alpha, beta, k)
-    return functional.max_pool2d(y, kernel_size, stride, padding, dilation, ceil_mode)
+    lrn, pool = (size, alpha, beta, k), (kernel_size, stride, padding, dilation, ceil_mode)
+    kernel = ops.lrn_max_pool2d.runner((input,), (lrn, pool)) if input.dim() == 4 else None
+    if kernel is not None:
+        return kernel(input, None)
+    return functional.max_pool2d(functional.local_response_norm(input, *lrn), *pool)
+
+
+def conv2d_max_pool2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *,
+    conv_stride: Pair, conv_padding: tuple[int, int, int, int], conv_dilation: Pair, groups: int,
+    activation: str | None,
+    kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair, ceil_mode: bool,
+) -> Tensor:  # fmt: skip
+    """The maximum over each window of act(conv2d(input, weight) + bias); conv_padding is (top, bottom, left, right)."""
+    tensors = (input, weight, bias, None)
+    conv = (conv_stride, conv_padding, conv_dilation, groups, activation)
+    pool = (kernel_size, stride, padding, dilation, ceil_mode)
+    kernel = ops.conv2d_max_pool2d.runner(tensors, (conv, pool)) if input.dim() == 4 else None
+    if kernel is not None:
+        return kernel(*tensors, None)
+    y = functional.conv2d(input, weight, bias, conv_stride, conv_padding, conv_dilation, groups, activation=activation)
+    return functional.max_pool2d(y, *pool)
 
 
 def concat(tensors: Sequence[Tensor]) -> Tensor:

@@ -5,12 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import assert_parity
+from torch import nn
 
 import fastcnn
 import fastcnn.functional
 from fastcnn.dispatch import Unsupported, use_backend
 from fastcnn.ops import cuda_backend
-from fastcnn.ops.lrn.cuda import lrn_max_pool2d
+from fastcnn.optimize import vocabulary as v
 
 pytestmark = pytest.mark.emulated
 
@@ -36,7 +37,7 @@ def emulated_device(monkeypatch):
     monkeypatch.setattr(cuda_backend, "launch", launch)
     monkeypatch.setattr(cuda_backend, "reason_against", reason_against)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    for operator in fastcnn.dispatch.OPERATORS.values():
+    for operator in fastcnn.dispatch.SELECTORS.values():
         monkeypatch.setattr(operator, "_runners", {})  # runners made here must not outlive the emulated device
     with use_backend("cuda"):
         yield memory
@@ -113,23 +114,36 @@ def test_out_slices_and_residual(emulated_device):
 
 @pytest.mark.parametrize("sliced", [False, True])
 def test_lrn_with_its_max_pool(emulated_device, sliced):
-    lrn, pool = (fastcnn.dispatch.OPERATORS[name] for name in ("local_response_norm", "max_pool2d"))
     x = torch.randn(2, 24, 9, 7).contiguous(memory_format=torch.channels_last)
     x = x[:, 8:24] if sliced else x
-    normalisation, window = (5, 1e-2, 0.75, 1.0), (3, 2, 1, 1, True)
-    lrn_problem = lrn.infer((x, None), lrn.normalise((x,), normalisation))
-    pool_problem = pool.infer((torch.empty_like(x), None), pool.normalise((x,), window))
-    y = lrn_max_pool2d(lrn_problem, pool_problem)(x, None)
+    y = v.lrn_max_pool2d(x, size=5, alpha=1e-2, beta=0.75, k=1.0, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1),
+                         dilation=(1, 1), ceil_mode=True)  # fmt: skip
     assert emulated_device == ["lrn_max_pool"]
 
     def definition(x):
-        return F.max_pool2d(F.local_response_norm(x, *normalisation), *window)
+        return F.max_pool2d(F.local_response_norm(x, 5, 1e-2, 0.75, 1.0), 3, 2, 1, 1, True)
 
     assert_parity(y, definition(x.double()), definition(x))
-    with pytest.raises(
-        ValueError, match="is not a max-pool of 2x16x9x7" if sliced else "is not a max-pool of 2x24x9x7"
-    ):
-        lrn_max_pool2d(lrn_problem, pool_problem._replace(H=8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_a_stem_and_its_pool_are_one_kernel(emulated_device, dtype):
+    """From optimize to the kernel; the pool behind the convolution of 24 channels stays apart."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 24, 7, 2, 3), nn.BatchNorm2d(24), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(24, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+    ).eval().to(dtype)  # fmt: skip
+    optimized, x = fastcnn.optimize(model), torch.randn(2, 3, 37, 30).to(dtype)
+    for _ in range(2):
+        with torch.no_grad():
+            y = optimized(x)
+    assert emulated_device == ["conv2d_max_pool2d", "conv2d", "pool2d"] * 2
+    assert_parity(y, model.double()(x.double()).detach(), slack=1e-2 if dtype == torch.float16 else 1e-6)
+    assert "up to 4 input channels, the input has 24" in str(fastcnn.explain(lambda x: v.conv2d_max_pool2d(
+        x, torch.randn(8, 24, 1, 1), None, conv_stride=(1, 1), conv_padding=(0, 0, 0, 0), conv_dilation=(1, 1),
+        groups=1, activation=None, kernel_size=(2, 2), stride=None, padding=(0, 0), dilation=(1, 1), ceil_mode=False,
+    ), torch.randn(1, 24, 4, 4)))  # fmt: skip
 
 
 def test_a_failed_launch_is_reported_and_served_by_pytorch(emulated_device, monkeypatch):

@@ -57,7 +57,7 @@ def test_every_architecture_has_every_kernel(architecture):
     names = " ".join(name for arch, name in kernels() if arch == architecture)
     for kernel in ("lrn_kernel", "lrn_max_pool_kernel", "pool2d_kernel", "adaptive_avg_pool2d_kernel", "rbf_kernel",
                    "subsample2d_kernel", "copy_slice_kernel", "add_relu_kernel", "conv2d_sm80_kernel",
-                   "conv2d_reduce_kernel"):  # fmt: skip
+                   "conv2d_reduce_kernel", "conv2d_max_pool2d_kernel"):  # fmt: skip
         assert kernel in names, f"{kernel} is missing for {architecture}"
     for kernel in ("conv2d_sm90_kernel", "conv2d_sm90_resident_kernel"):
         assert (kernel in names) == (architecture == "sm_90a")
@@ -97,6 +97,15 @@ def test_tensor_cores_and_asynchronous_copies(architecture, dtype, tmp_path):
     assert "HMMA" in code
     assert "LDGSTS" in code
     assert "LDSM" in code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["6__half", "13__nv_bfloat16", "f"])
+def test_the_stem_multiplies_on_tensor_cores(architecture, dtype, tmp_path):
+    code = sass(architecture, f"conv2d_max_pool2d_kernelI{dtype}Lb0E", tmp_path)
+    for instruction in ("HMMA", "LDGSTS", "LDS.64", "STG.E.128"):
+        assert instruction in code, instruction
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Does the emulator catch what it is for? Bugs are seeded in copies of the real kernels, one at a time.
 
-Each mutant is one textual change of csrc/ops/conv2d; it is compiled, run under several orders of threads and both
+Each mutant is one textual change of a convolution; it is compiled, run under several orders of threads and both
 timings, and must be found by the detector, or, where it says so, show in the numbers.
 """
 
@@ -19,6 +19,7 @@ SM80 = "ops/conv2d/conv2d_sm80_cuda.cuh"
 SM90 = "ops/conv2d/conv2d_sm90_cuda.cuh"
 RESIDENT = "ops/conv2d/conv2d_sm90_resident_cuda.cuh"
 HOST90 = "ops/conv2d/conv2d_sm90_cuda.cu"
+STEM = "ops/conv2d_max_pool2d/conv2d_max_pool2d_cuda.cu"
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,39 @@ MUTANTS = [
     Mutant("resident: a stage is released while wgmma reads it", RESIDENT,
            "if (s > 0 && lane == 0) mbarrier_arrive(empty + 8 * previous);",
            "if (lane == 0) mbarrier_arrive(empty + 8 * stage);", "may still read|more arrivals|RACE"),
+    Mutant("stem: no barrier between the patch and the products", STEM,
+           "    cp_async_wait<0>();\n    __syncthreads();  // patch, weight and offsets are there\n",
+           "    cp_async_wait<0>();\n", "RACE|in flight|uninitialised"),
+    Mutant("stem: the weight is not waited for", STEM,
+           "    cp_async_wait<0>();\n", "", "in flight|uninitialised|RACE"),
+    Mutant("stem: the patch is overwritten while it is read", STEM,
+           "    __syncthreads();  // the patch has been read\n", "", "RACE"),
+    Mutant("stem: no barrier between the sums and their maxima", STEM,
+           "    __syncthreads();\n\n    constexpr int kVectors", "    constexpr int kVectors", "RACE|uninitialised"),
+    Mutant("stem: the next patch takes the place of sums still to be read", STEM,
+           "    __syncthreads();  // before the next patch takes the place\n", "", "RACE"),
+    Mutant("stem: a patch without its last row", STEM,
+           "(params->rows - 1) * conv.stride_h + (conv.R - 1) * conv.dilation_h + 1",
+           "(params->rows - 1) * conv.stride_h + (conv.R - 1) * conv.dilation_h",
+           "uninitialised|out of bounds|numbers"),
+    Mutant("stem: a tile without its windows' last row", STEM,
+           "(tile_p - 1) * pool.stride_h + (pool.kernel_h - 1) * pool.dilation_h + 1",
+           "(tile_p - 1) * pool.stride_h + (pool.kernel_h - 1) * pool.dilation_h",
+           "uninitialised|out of bounds|numbers"),
+    Mutant("stem: maxima that start at zero", STEM, "best.value[e] = -INFINITY;", "best.value[e] = 0.0f;", "numbers"),
+    Mutant("stem: the pool's padding counts", STEM, "if (row0 + row < 0 || row0 + row >= pool.H) continue;",
+           "if (row0 + row >= pool.H) continue;", "numbers"),
+    Mutant("stem: what the last window overhangs counts", STEM,
+           "if (column0 + column < 0 || column0 + column >= pool.W) continue;",
+           "if (column0 + column < 0) continue;", "numbers"),
+    Mutant("stem: rows above the image are read", STEM, "const bool inside = h >= 0 && h < conv.H &&",
+           "const bool inside = h < conv.H &&", "global memory out of bounds|numbers"),
+    Mutant("stem: taps past the last are read", STEM, "if (tap >= 0) words =", "words =",
+           "misaligned|numbers|uninitialised|RACE"),
+    Mutant("stem: a tile's pixels past the image are stored", STEM,
+           "if (p0 + p >= pool.P || q0 + q >= pool.Q || k >= K)",
+           "if (q0 + q >= pool.Q || k >= K)", "global memory out of bounds|RACE|numbers"),
+    Mutant("stem: one row's weights for all channels", STEM, "lane * kTapBytes;", "t * kTapBytes;", "numbers"),
 ]  # fmt: skip
 
 HARNESS = Path(__file__).parents[1] / "cuda"
@@ -151,7 +185,8 @@ def seed(mutant: Mutant, folder: Path) -> Path:
     target.parent.mkdir(parents=True)
     target.write_text(text)
     header = folder / SM90
-    header.write_text(one_width((header if header.exists() else emulation.CSRC / SM90).read_text()))
+    if header.parent.exists():
+        header.write_text(one_width((header if header.exists() else emulation.CSRC / SM90).read_text()))
     return folder
 
 
@@ -171,8 +206,11 @@ def judge(emulator: emulation.Emulator, mutant: Mutant) -> str:
     sys.path.insert(0, str(HARNESS))
     import harness
     import test_conv2d
+    import test_conv2d_max_pool2d
     import torch
 
+    # Twelve tiles for four persistent blocks, the last of a row and of a column ragged.
+    stem = test_conv2d_max_pool2d.Stem(H=19, W=19, pool_pad=(1, 1), ceil=True, activation=None, tile=(4, 5))
     # Five Hopper tiles for two persistent blocks.
     conv = test_conv2d.Conv(N=10, C=64, K=64, H=8, W=8, residual=mutant.residual, activation="relu")
     if mutant.residual and mutant.file != RESIDENT:  # a short sum, so that the residual may be the last to arrive
@@ -188,7 +226,10 @@ def judge(emulator: emulation.Emulator, mutant: Mutant) -> str:
                 else test_conv2d.sm90(runner, 64) if "sm90" in mutant.file else test_conv2d.sm80()
             )  # fmt: skip
             try:
-                test_conv2d.run(runner, conv, torch.float16, plan)
+                if mutant.file == STEM:
+                    test_conv2d_max_pool2d.run(runner, stem, torch.float16)
+                else:
+                    test_conv2d.run(runner, conv, torch.float16, plan)
             except RuntimeError as error:
                 return str(error)
             except AssertionError:
@@ -216,5 +257,5 @@ def test_every_mutant_fits_the_sources(tmp_path):
 def test_the_unchanged_kernels_are_clean(tmp_path):
     nothing = Mutant("none", SM80, "kStages = kStages_", "kStages = kStages_", "")
     emulator = build(seed(nothing, tmp_path))
-    for file in (SM80, SM90, RESIDENT):
+    for file in (SM80, SM90, RESIDENT, STEM):
         assert judge(emulator, Mutant("none", file, "", "", "", residual=True, ragged=True)) == ""

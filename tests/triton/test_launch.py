@@ -80,7 +80,7 @@ def counted(driver, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(triton_backend, "reason_against", lambda *args, **kwargs: None)
     monkeypatch.setattr(triton_common, "_workspaces", triton_common._Workspaces())
-    for operator in fastcnn.dispatch.OPERATORS.values():
+    for operator in fastcnn.dispatch.SELECTORS.values():
         monkeypatch.setattr(operator, "_runners", {})
     with fastcnn.use_backend("triton"):
         yield SimpleNamespace(counts=counts, launched=driver.launched)

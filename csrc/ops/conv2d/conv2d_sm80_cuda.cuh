@@ -10,8 +10,8 @@
 #pragma once
 
 #include "cuda/launch.h"
+#include "cuda/multiply.h"
 #include "cuda/pixel_grid.h"
-#include "cuda/ptx.h"
 #include "ops/conv2d/conv2d_cuda.h"
 #include "ops/conv2d/epilogue_cuda.cuh"
 
@@ -54,9 +54,6 @@ __device__ __forceinline__ uint32_t swizzle_64(int row, int chunk) {
   return static_cast<uint32_t>(row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4));
 }
 
-// The least number that rounds to infinity in tf32: half a unit of tf32 above its largest.
-constexpr float kTf32Overflow = 0x1.ffep127f;
-
 // Walks k = (r, s, c) for one thread's chunk.
 struct TapCursor {
   int k, c, r, s;
@@ -89,10 +86,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   constexpr int kElements = 16 / sizeof(T), kStepElements = Tile::kRowBytes / sizeof(T);
   constexpr int kRowsA = Tile::kM / Tile::kRowsPerPass, kRowsB = Tile::kN / Tile::kRowsPerPass;
   constexpr int kTilesM = Tile::kWarpM / 16, kTilesN = Tile::kWarpN / 8;
-  constexpr MmaType kType = sizeof(T) == 4         ? MmaType::tf32
-                            : __is_same(T, __half) ? MmaType::float16
-                                                   : MmaType::bfloat16;
-  static_assert(!kStrict || sizeof(T) == 4);
   FASTCNN_SHARED(shared);
   const Conv2dProblem& p = params.problem;
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -190,8 +183,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
                    tile_b = tile_a + Tile::kBytesA;
 #pragma unroll
     for (int half = 0; half < 2; half++) {  // 32 bytes of k each, one mma's depth
-      uint32_t a[kTilesM][4], b[kTilesN / 2][4];
-      auto load_fragments = [&] {
+      multiply_fragments<T, kStrict>(sum, [&](auto& a, auto& b) {
 #pragma unroll
         for (int i = 0; i < kTilesM; i++)
           ldmatrix_x4(a[i],
@@ -200,85 +192,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
         for (int j = 0; j < kTilesN / 2; j++)
           ldmatrix_x4(b[j], tile_b + swizzle_64(warp_n * Tile::kWarpN + j * 16 + lane % 8 + lane / 16 * 8,
                                                 half * 2 + lane / 8 % 2));
-      };
-      load_fragments();
-      if constexpr (kType != MmaType::tf32) {
-#pragma unroll
-        for (int i = 0; i < kTilesM; i++)
-#pragma unroll
-          for (int j = 0; j < kTilesN; j++)
-            mma<kType>(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-      } else if constexpr (!kStrict) {
-#pragma unroll
-        for (int i = 0; i < kTilesM; i++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) a[i][e] = round_to_tf32(__uint_as_float(a[i][e]));
-#pragma unroll
-        for (int j = 0; j < kTilesN / 2; j++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) b[j][e] = round_to_tf32(__uint_as_float(b[j][e]));
-#pragma unroll
-        for (int i = 0; i < kTilesM; i++)
-#pragma unroll
-          for (int j = 0; j < kTilesN; j++)
-            mma<kType>(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-      } else {
-        // a = a_big + a_small, both tf32; what a_small b_small would add is below float32's rounding.
-        uint32_t a_small[kTilesM][4], b_small[kTilesN / 2][4];
-        auto split_fragments = [&](auto split) {
-#pragma unroll
-          for (int i = 0; i < kTilesM; i++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) split(a[i][e], a_small[i][e]);
-#pragma unroll
-          for (int j = 0; j < kTilesN / 2; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) split(b[j][e], b_small[j][e]);
-        };
-        bool special = false;
-        split_fragments([&](uint32_t& big, uint32_t& small) {
-          const float value = __uint_as_float(big);
-          special |= !(fabsf(value) < kTf32Overflow);
-          big = round_to_tf32(value);
-          small = round_to_tf32(value - __uint_as_float(big));
-        });
-        if (any_lane(special)) {
-          // Infinity minus infinity is NaN, and so is 0 times infinity: an infinite or NaN element takes part
-          // in one plain product, of which only what is not finite counts, and is zero in the three below.
-          load_fragments();
-#pragma unroll
-          for (int i = 0; i < kTilesM; i++)
-#pragma unroll
-            for (int j = 0; j < kTilesN; j++) {
-              float product[4] = {};
-              mma<kType>(product, a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-#pragma unroll
-              for (int r = 0; r < 4; r++)
-                if (!(fabsf(product[r]) < INFINITY)) sum[i][j][r] += product[r];
-            }
-          split_fragments([](uint32_t& big, uint32_t& small) {
-            float value = __uint_as_float(big);
-            if (!(fabsf(value) < INFINITY)) value = 0.0f;
-            // The largest numbers would round to infinity; cut off, they leave a remainder like any other.
-            big = fabsf(value) < kTf32Overflow ? round_to_tf32(value) : __float_as_uint(value) & 0xffffe000;
-            small = round_to_tf32(value - __uint_as_float(big));
-          });
-        }
-#pragma unroll
-        for (int i = 0; i < kTilesM; i++)
-#pragma unroll
-          for (int j = 0; j < kTilesN; j++) {
-            const int e = j % 2 * 2;
-            // Into a sum of its own, added in float32: the tensor core cuts off what it adds to, and over a
-            // long sum that would cost several bits.
-            float product[4] = {};
-            mma<kType>(product, a_small[i], b[j / 2][e], b[j / 2][e + 1]);
-            mma<kType>(product, a[i], b_small[j / 2][e], b_small[j / 2][e + 1]);
-            mma<kType>(product, a[i], b[j / 2][e], b[j / 2][e + 1]);
-#pragma unroll
-            for (int r = 0; r < 4; r++) sum[i][j][r] += product[r];
-          }
-      }
+      });
     }
   };
 

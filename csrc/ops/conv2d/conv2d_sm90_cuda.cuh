@@ -74,11 +74,6 @@ __device__ __forceinline__ uint32_t slice_offset(int row, int byte) {
   return offset ^ (((offset >> 7) & kMask) << 4);
 }
 
-template <class T>
-struct alignas(2 * sizeof(T)) Pair {
-  T first, second;
-};
-
 // A consumer warpgroup's half of the staging tile: the residual comes in there, the result goes out from
 // there.
 template <class T, class Tile>

@@ -1,0 +1,13 @@
+"""local_response_norm and the max_pool2d that alone reads it: AlexNet's and GoogLeNet's."""
+
+from fastcnn.ops.fused import Fused
+from fastcnn.ops.lrn import local_response_norm
+from fastcnn.ops.lrn_max_pool2d import cpu, cuda
+from fastcnn.ops.pool import max_pool2d
+
+lrn_max_pool2d = Fused(
+    "lrn_max_pool2d",
+    local_response_norm,
+    max_pool2d,
+    candidates=(*cuda.CANDIDATES, *cpu.CANDIDATES),
+)

@@ -1,0 +1,37 @@
+"""lrn_max_pool2d by the native CPU kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fastcnn import native
+from fastcnn.dispatch import Candidate, Runner
+from fastcnn.ops import layout, native_cpu
+from fastcnn.ops.fused import FusedProblem
+from fastcnn.ops.lrn.cpu import native_problem
+from fastcnn.ops.pool.cpu import native_pool2d
+
+
+def structs(problem: FusedProblem) -> tuple[Any, Any]:
+    """The normalisation and the window as the kernels take them."""
+    # What is read is the normalisation's input.
+    return native_problem(problem.first), native_pool2d(problem.second._replace(x_stride=problem.first.x_stride))
+
+
+def _prepare(problem: FusedProblem) -> Runner:
+    call, (lrn, pool) = native.library().cpu.lrn_max_pool2d, structs(problem)
+    shape, threads = problem.output_shape, problem.threads
+
+    def run(input: Tensor, out: None) -> Tensor:
+        x, y = layout.channels_last(input), layout.empty(shape, input)
+        call(lrn, pool, x.data_ptr(), y.data_ptr(), threads)
+        return y
+
+    return run
+
+
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate("cpu", "lrn_max_pool2d", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),
+)
