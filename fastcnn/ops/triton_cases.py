@@ -10,6 +10,7 @@ import torch
 from fastcnn import ops
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, gemm_of
+from fastcnn.ops.conv2d_max_pool2d.triton_kernels import Conv2dMaxPool2d
 from fastcnn.ops.linear.triton import as_conv2d
 from fastcnn.ops.triton_backend import DTYPES
 from fastcnn.ops.triton_common import TARGETS, Launch, Target
@@ -28,6 +29,12 @@ CONVOLUTIONS = {
     "GoogLeNet 5x5": (32, 28, 16, 32, 5, 1, 1, False),
     "VGG 3x3": (32, 28, 512, 512, 3, 1, 1, False),
     "LeNet 5x5": (32, 32, 1, 6, 5, 1, 1, False),
+}
+# (N, H, C, K, kernel, stride, padding), then the pool's arguments
+STEMS = {
+    "ResNet stem": ((32, 224, 3, 64, 7, 2, 3), (3, 2, 1, 1, False)),
+    "AlexNet stem": ((32, 224, 3, 96, 11, 4, 2), (3, 2, 0, 1, False)),
+    "LeNet stem": ((32, 32, 1, 6, 5, 1, 0), (2, 2, 0, 1, False)),
 }
 LINEARS = {"linear batch 1": (1, 4096, 4096), "linear batch 128": (128, 9216, 4096)}
 
@@ -100,6 +107,11 @@ def _tiled(dtype: torch.dtype, tf32: bool, target: Target, every: bool) -> Itera
     for name, (N, D, M) in LINEARS.items():
         tensors = (meta(N, D, dtype=dtype), meta(M, D, dtype=dtype), meta(M, dtype=dtype))
         yield from _conv2d(name, Conv2d(as_conv2d(problem(ops.linear, tensors, ("relu",))), target, allow_tf32=tf32))
+    for name, ((N, H, C, K, kernel, stride, pad), pool) in STEMS.items():
+        images, weight = meta(N, C, H, H, dtype=dtype), meta(K, C, kernel, kernel, dtype=dtype)
+        params = ((stride, pad, 1, 1, "relu"), pool)
+        stem = problem(ops.conv2d_max_pool2d, (images, weight, meta(K, dtype=dtype), None), params)
+        yield f"conv2d_max_pool2d {name}", Conv2dMaxPool2d(stem, allow_tf32=tf32).launch
     if every:
         for kernel in (1, 3):
             p = conv2d_problem(dtype, 32, 56, 128, 128, kernel, 1, 1, True)

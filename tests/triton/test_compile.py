@@ -37,6 +37,7 @@ def assert_sound(row: Row) -> None:
         ("res2 3x3", (80, 90, 100)),
         ("linear batch 1:", (90,)),
         ("merged 1x1", (90,)),
+        ("conv2d_max_pool2d LeNet stem float16", (80, 90, 100)),
         ("add_relu float", (80, 90)),
         ("max_pool2d float16", (90,)),
     ],
