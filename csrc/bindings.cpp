@@ -153,12 +153,14 @@ void bind_problems(py::module_& m) {
   py::class_<LinearProblem>(m, "LinearProblem")
       .def(py::init([] { return LinearProblem{}; }))
       .def_readwrite("dtype", &LinearProblem::dtype)
+      .def_readwrite("weight_dtype", &LinearProblem::weight_dtype)
       .def_readwrite("activation", &LinearProblem::activation)
       .def_readwrite("has_bias", &LinearProblem::has_bias)
       .def_readwrite("N", &LinearProblem::N)
       .def_readwrite("D", &LinearProblem::D)
       .def_readwrite("M", &LinearProblem::M)
       .def_readwrite("x_stride", &LinearProblem::x_stride)
+      .def_readwrite("weight_stride", &LinearProblem::weight_stride)
       .def_readwrite("y_stride", &LinearProblem::y_stride);
   py::class_<RbfProblem>(m, "RbfProblem")
       .def(py::init([] { return RbfProblem{}; }))
@@ -469,6 +471,12 @@ void bind_cpu(py::module_ m) {
       },
       Release());
   m.def(
+      "linear",
+      [](const LinearProblem& problem, Address x, Address weight, Address bias, Address y, int threads) {
+        linear(problem, at(x), at(weight), at<float>(bias), at(y), threads);
+      },
+      Release());
+  m.def(
       "rbf",
       [](const RbfProblem& problem, Address x, Address centers, Address y, int threads) {
         FASTCNN_SELECT(rbf)(problem, at(x), at<float>(centers), at(y), threads);
@@ -504,27 +512,6 @@ void bind_cpu_conv2d(py::module_& m) {
           py::arg("residual"), py::arg("y"), py::arg("threads"));
 }
 
-void bind_cpu_linear(py::module_& m) {
-  py::class_<Linear>(m, "Linear")
-      .def(py::init<const LinearProblem&, DType>(), py::arg("problem"),
-           py::arg("weight_dtype") = DType::float32)
-      .def_property_readonly("packed_bytes", &Linear::packed_bytes)
-      .def(
-          "pack",
-          [](const Linear& self, uintptr_t weight, uintptr_t packed) {
-            self.pack(reinterpret_cast<const float*>(weight), reinterpret_cast<void*>(packed));
-          },
-          py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"))
-      .def(
-          "run",
-          [](const Linear& self, uintptr_t x, uintptr_t packed, uintptr_t bias, uintptr_t y, int threads) {
-            self.run(reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(packed),
-                     reinterpret_cast<const float*>(bias), reinterpret_cast<void*>(y), threads);
-          },
-          py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("packed"), py::arg("bias"),
-          py::arg("y"), py::arg("threads"));
-}
-
 // A tensor of a plan, as Python gives it: (buffer, byte offset), a buffer alone, or None.
 struct PlaceArgument : Place {
   PlaceArgument(const py::object& given) {
@@ -557,10 +544,9 @@ void bind_plan(py::module_& m) {
           py::arg("y"))
       .def(
           "linear",
-          [](Plan& self, const Linear& linear, const Given& x, Address packed, Address bias, const Given& y) {
-            self.linear(linear, In(x), at(packed), at<float>(bias), In(y));
-          },
-          py::arg("linear"), py::arg("x"), py::arg("packed"), py::arg("bias"), py::arg("y"))
+          [](Plan& self, const LinearProblem& problem, const Given& x, Address weight, Address bias,
+             const Given& y) { self.linear(problem, In(x), at(weight), at<float>(bias), In(y)); },
+          py::arg("problem"), py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("y"))
       .def("pool2d", [](Plan& self, const Pool2dProblem& problem, const Given& x,
                         const Given& y) { self.pool2d(problem, In(x), In(y)); })
       .def("adaptive_avg_pool2d", [](Plan& self, const AdaptiveAvgPool2dProblem& problem, const Given& x,
@@ -628,7 +614,6 @@ PYBIND11_MODULE(_C, m) {
   auto cpu = m.def_submodule("cpu");
   bind_cpu(cpu);
   bind_cpu_conv2d(cpu);
-  bind_cpu_linear(cpu);
   bind_plan(cpu);
   m.def("build_info", [] {
     return py::dict(py::arg("version") = FASTCNN_VERSION, py::arg("compiler") = FASTCNN_COMPILER,

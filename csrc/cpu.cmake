@@ -7,7 +7,6 @@ set(FASTCNN_CPU_SOURCES
   cpu/thread_pool.cpp
   ops/conv2d/conv2d_cpu.cpp
   ops/layout/layout_cpu.cpp
-  ops/linear/linear_cpu.cpp
   plan/plan.cpp)
 set(FASTCNN_ISA_SOURCES
   ops/add_relu/add_relu_cpu.cpp
@@ -17,14 +16,15 @@ set(FASTCNN_ISA_SOURCES
   ops/conv2d/narrow_groups_cpu.cpp
   ops/conv2d/winograd_cpu.cpp
   ops/elementwise/elementwise_cpu.cpp
-  ops/linear/gemm_cpu.cpp
+  ops/linear/linear_cpu.cpp
   ops/lrn/lrn_cpu.cpp
   ops/pool/pool_cpu.cpp
   ops/rbf/rbf_cpu.cpp
   ops/subsample2d/subsample2d_cpu.cpp)
 # AVX512-BF16 goes beside avx512, for what multiplies pairs of bfloat16.
 set(FASTCNN_BF16_SOURCES
-  ops/conv2d/direct_cpu.cpp)
+  ops/conv2d/direct_cpu.cpp
+  ops/linear/linear_cpu.cpp)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(FASTCNN_ISAS baseline avx2 avx512 avx512_bf16)

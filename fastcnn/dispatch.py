@@ -158,8 +158,9 @@ class Selector:
     def _key(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None) -> Any:
         """What a choice is remembered by."""
         key = [params, current_backend(), torch.get_num_threads(), self.setting()]
-        for tensor in (*tensors, out):
-            key += (None,) if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        for t in tensors:
+            key += (None,) if t is None else (t.shape, t.stride(), t.dtype, t.device)
+        key.append(None if out is None else (out.shape, out.stride(), out.dtype, out.device))
         return tuple(key)
 
     def _is_known(self, key: Any) -> bool:

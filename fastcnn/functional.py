@@ -332,10 +332,10 @@ def rbf(input: Tensor, centers: Tensor) -> Tensor:
 
 
 def _pool(op: Any, name: str, input: Any, params: tuple[Any, ...]) -> Tensor:
-    checks.tensor(name, "input", input)
-    if input.dim() == 3:
+    if not isinstance(input, Tensor) or input.dim() != 4:
+        checks.tensor(name, "input", input)
+        checks.rank(name, "input", input, (3, 4))
         return op((input.unsqueeze(0),), params).squeeze(0)
-    checks.rank(name, "input", input, (3, 4))
     return op((input,), params)
 
 

@@ -32,7 +32,7 @@ def struct(name: str, **fields: Any) -> Any:
     C = library()
     problem = getattr(C, name)()
     for field, value in fields.items():
-        if field == "dtype":
+        if field.endswith("dtype"):
             value = getattr(C.DType, DTYPES[value])
         elif field == "activation":
             value = getattr(C.Activation, value or "none")

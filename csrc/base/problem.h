@@ -88,13 +88,13 @@ struct AddReluProblem {
   int64_t a_stride, b_stride, y_stride;
 };
 
-// y[n, m] = act(bias[m] + sum_d x[n, d] * weight[m, d]); rows of x and y may be strided.
+// y[n, m] = act(bias[m] + sum_d x[n, d] * weight[m, d]); rows of x, weight and y may be strided.
 struct LinearProblem {
-  DType dtype;
+  DType dtype, weight_dtype;
   Activation activation;
   int32_t has_bias;
   int64_t N, D, M;
-  int64_t x_stride, y_stride;
+  int64_t x_stride, weight_stride, y_stride;
 };
 
 // y[n, m] = sum_d (x[n, d] - centers[m, d])^2, summed as written: the expanded form cancels.

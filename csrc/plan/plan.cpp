@@ -116,14 +116,16 @@ void Plan::conv2d(const Conv2d& conv, Place x, const void* packed, const float* 
       });
 }
 
-void Plan::linear(const Linear& linear, Place x, const void* packed, const float* bias, Place y) {
-  const LinearProblem& p = linear.problem();
+void Plan::linear(const LinearProblem& p, Place x, const void* weight, const float* bias, Place y) {
   if (p.has_bias && !bias)
     throw std::invalid_argument("plan: linear: the problem has a bias, its address is 0");
+  if (!weight && p.D > 0) throw std::invalid_argument("plan: linear: the address of weight is 0");
   add({"linear", p.N == 1 ? "gemv" : "gemm", dims({p.N, p.D}) + " * " + dims({p.M}), 2e-9 * p.N * p.D * p.M,
-       linear.packed_bytes()},
+       p.M * p.D * size_of(p.weight_dtype)},
       {{"x", x, extent(p.N, p.D, p.x_stride, p.dtype)}, {"y", y, extent(p.N, p.M, p.y_stride, p.dtype)}},
-      [linear, packed, bias](Pointers at, int threads) { linear.run(at[0], packed, bias, at[1], threads); });
+      [p, weight, bias](Pointers at, int threads) {
+        fastcnn::linear(p, at[0], weight, bias, at[1], threads);
+      });
 }
 
 void Plan::pool2d(const Pool2dProblem& p, Place x, Place y) {

@@ -36,7 +36,7 @@ class Plan {
 
   // Every tensor must lie inside its buffer; anything else throws std::invalid_argument.
   void conv2d(const Conv2d& conv, Place x, const void* packed, const float* bias, Place residual, Place y);
-  void linear(const Linear& linear, Place x, const void* packed, const float* bias, Place y);
+  void linear(const LinearProblem& problem, Place x, const void* weight, const float* bias, Place y);
   void pool2d(const Pool2dProblem& problem, Place x, Place y);
   void adaptive_avg_pool2d(const AdaptiveAvgPool2dProblem& problem, Place x, Place y);
   void lrn(const LrnProblem& problem, Place x, Place y);

@@ -17,6 +17,7 @@ from fastcnn.ops.add_relu.contract import AddReluProblem
 from fastcnn.ops.add_relu.cpu import native_problem as native_add_relu
 from fastcnn.ops.conv2d.cpu import native_problem as native_conv2d
 from fastcnn.ops.linear.cpu import native_problem as native_linear
+from fastcnn.ops.linear.cpu import rows as linear_rows
 from fastcnn.ops.lrn.cpu import native_problem as native_lrn
 from fastcnn.ops.pool.cpu import native_adaptive_avg_pool2d, native_pool2d
 from fastcnn.ops.subsample2d.cpu import native_problem as native_subsample2d
@@ -215,9 +216,8 @@ def _emit_linear(c: Context, node: Node) -> None:
     problem = ops.linear.infer((*tensors, None), (node.kwargs["activation"],))
     struct = native_linear(problem)
     struct.x_stride, struct.y_stride = c.stride(x), c.stride(node)
-    kernel = native.library().cpu.Linear(struct)
-    packed = c.packed(weight, kernel, "linear", native.library().cpu.isa())
-    c.builder.call("linear", kernel, c.place(x), packed, c.constant(bias), c.place(node))
+    weight = linear_rows(c.tensors[str(weight.target)].detach())
+    c.builder.call("linear", struct, c.place(x), c.builder.constant(weight), c.constant(bias), c.place(node))
 
 
 # ---- one image in, one image out -----------------------------------------------------------------------------

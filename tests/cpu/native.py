@@ -16,7 +16,7 @@ def native_dtype(dtype: torch.dtype) -> Any:
 def problem(kind: str, **fields: Any) -> Any:
     result = getattr(_C, kind + "Problem")()
     for name, value in fields.items():
-        setattr(result, name, native_dtype(value) if name == "dtype" else value)
+        setattr(result, name, native_dtype(value) if name.endswith("dtype") else value)
     return result
 
 

@@ -77,11 +77,9 @@ def small_network() -> tuple[Any, Any]:
     b.conv(layers[3], (2, 7, 7, 33), wide, block, 33, residual=wide)
     shape = {"N": 2, "H": 7, "W": 7, "C": 33, "P": 1, "Q": 1, "x_stride": 33, "y_stride": 33}
     plan.adaptive_avg_pool2d(problem("AdaptiveAvgPool2d", dtype=torch.float32, **shape), block, mean)
-    fields = {"has_bias": 1, "N": 2, "D": 33, "M": 10, "x_stride": 33, "y_stride": 10}
-    linear = _C.cpu.Linear(problem("Linear", dtype=torch.float32, **fields))
-    packed = torch.empty(linear.packed_bytes, dtype=torch.uint8)
-    linear.pack(classifier.weight.data_ptr(), packed.data_ptr())
-    plan.linear(linear, mean, b.keep(packed), b.keep(classifier.bias.detach()), y)
+    fields = {"has_bias": 1, "N": 2, "D": 33, "M": 10, "x_stride": 33, "weight_stride": 33, "y_stride": 10}
+    linear = problem("Linear", dtype=torch.float32, weight_dtype=torch.float32, **fields)
+    plan.linear(linear, mean, b.keep(classifier.weight.detach()), b.keep(classifier.bias.detach()), y)
     plan.finalize()
 
     @torch.no_grad()

@@ -1,47 +1,33 @@
-// Fully connected layer on the CPU: a matrix-vector product at batch 1, which reads the weights once at the
-// speed of memory, and a GEMM beyond.
+// Fully connected layer on the CPU, from weights in PyTorch's own order, read in place.
 //
 //   y[n, m] = act(bias[m] + sum_d x[n, d] * weight[m, d])
 //
-// x and y are in problem.dtype, bias in fp32, sums are fp32. Weights are given in fp32 and kept in
-// weight_dtype: 16 bits halve the time at small batch, at the price of rounding each weight once.
+// x and y are in problem.dtype, weight in problem.weight_dtype, bias, if the problem has one, in fp32; sums
+// are fp32. Weights of 16 bits halve the time at small batch.
 #pragma once
-
-#include <cstdint>
 
 #include "base/problem.h"
 #include "cpu/isa.h"
 
+FASTCNN_FOR_EACH_ISA(void linear(const LinearProblem& problem, const void* x, const void* weight,
+                                 const float* bias, void* y, int threads))
+#if defined(__x86_64__)
+namespace fastcnn::avx512_bf16 {
+// For x and weights of bfloat16.
+void linear(const LinearProblem& problem, const void* x, const void* weight, const float* bias, void* y,
+            int threads);
+}  // namespace fastcnn::avx512_bf16
+#endif
+
 namespace fastcnn {
 
-struct LinearKernel {
-  int64_t (*packed_bytes)(const LinearProblem& problem, DType weight_dtype);
-  void (*pack)(const LinearProblem& problem, DType weight_dtype, const float* weight, void* packed);
-  void (*run)(const LinearProblem& problem, DType weight_dtype, const void* x, const void* packed,
-              const float* bias, void* y, int threads);
-};
-
-// Immutable, so several threads may run it at once.
-class Linear {
- public:
-  // Throws std::invalid_argument if the problem makes no sense.
-  explicit Linear(const LinearProblem& problem, DType weight_dtype = DType::float32);
-
-  const LinearProblem& problem() const { return problem_; }
-  int64_t packed_bytes() const { return kernel_->packed_bytes(problem_, weight_dtype_); }
-  // weight: (M, D), contiguous.
-  void pack(const float* weight, void* packed) const {
-    kernel_->pack(problem_, weight_dtype_, weight, packed);
-  }
-  // bias is read only if the problem has one.
-  void run(const void* x, const void* packed, const float* bias, void* y, int threads) const;
-
- private:
-  LinearProblem problem_;
-  DType weight_dtype_;
-  const LinearKernel* kernel_;
-};
+static inline void linear(const LinearProblem& problem, const void* x, const void* weight, const float* bias,
+                          void* y, int threads) {
+#if defined(__x86_64__)
+  if (problem.dtype == DType::bfloat16 && problem.weight_dtype == DType::bfloat16 && has_bf16_dot())
+    return avx512_bf16::linear(problem, x, weight, bias, y, threads);
+#endif
+  FASTCNN_SELECT(linear)(problem, x, weight, bias, y, threads);
+}
 
 }  // namespace fastcnn
-
-FASTCNN_FOR_EACH_ISA(extern const LinearKernel linear_kernel)
