@@ -202,16 +202,33 @@ def claims(
 def tune(
     networks: Annotated[str, typer.Option(help="The layers of these networks; with commas.")] = "",
     batches: Annotated[str, typer.Option(help="At these batches: 1,8.")] = "1,8",
-    seconds: Annotated[float, typer.Option(min=0.01, help="Time each algorithm of a layer this long.")] = 0.1,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Time each candidate of a layer this long.")] = 0.1,
+    device: Annotated[str, typer.Option(help="cpu or cuda; cuda if there is one.")] = "",
+    dtypes: Annotated[str, typer.Option(help="GPU: in these of float32,tf32,float16,bfloat16.")] = "",
+    backends: Annotated[str, typer.Option(help="GPU: the kernels of cuda, triton or both.")] = "cuda,triton",
+    most: Annotated[int, typer.Option(min=0, help="GPU: time only so many, the cost model's first; all if 0.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="GPU: the file to write, or a folder; the user's cache.")] = None,
 ) -> None:
-    """Checks the rules that choose a convolution's algorithm on this CPU, by timing every algorithm."""
-    from fastcnn import tune
+    """Times every candidate of every layer: on a GPU the fastest is remembered, on a CPU the rule is checked."""
+    from fastcnn import tune, tune_gpu
     from fastcnn.report import commands, suite, timing
 
     with _reported():
-        plan = suite.plan("cpu", networks=commands.split(networks))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        # On a GPU the five networks' layers are enough: in each, dozens of candidates are compiled.
+        names = suite.plan(device, quick=device == "cuda", networks=commands.split(networks)).selection.networks
+        sizes = [commands.batch(size) for size in commands.split(batches)]
         effort = replace(timing.QUICK, seconds=seconds)
-        tune.run(console, plan.selection.networks, [commands.batch(size) for size in commands.split(batches)], effort)
+        if device == "cuda":
+            tune_gpu.run(
+                console, names, sizes, replace(effort, pause=0.0),
+                dtypes=commands.split(dtypes) or tune_gpu.DTYPES, backends=commands.split(backends),
+                output=output, most=most,
+            )  # fmt: skip
+        elif output is not None or dtypes or most:
+            raise ValueError("tune: --output, --dtypes and --most are a GPU's; on a CPU a rule chooses, and is checked")
+        else:
+            tune.run(console, names, sizes, effort)
 
 
 @contextlib.contextmanager

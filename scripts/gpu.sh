@@ -9,14 +9,14 @@
 #   STEPS="build parity"   only these, in this order (default: all, as below)
 #   BUDGET=1700            seconds in all; a step that does not fit any more is not started. Where a machine is lent for
 #                          ten minutes at a time: BUDGET=570 and, one after another, STEPS="device build first parity
-#                          ledger", STEPS=sanitize, STEPS=bench
+#                          ledger", STEPS=sanitize, STEPS="tune bench"
 #   PYTHON=python3.12      the interpreter (default: python3)
 #   FASTCNN_CUDA_ARCHS     architectures to build (default: those of the GPUs found)
 #   REHEARSE=1             without a GPU: every command runs as far as it gets, and may stop where the GPU is missing
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-STEPS=${STEPS-device build first parity ledger sanitize bench}
+STEPS=${STEPS-device build first parity ledger sanitize tune bench}
 BUDGET=${BUDGET:-1700}
 REHEARSE=${REHEARSE:-}
 OUT=${OUT:-results/gpu}
@@ -46,7 +46,7 @@ run() {
     124 | 137) verdict="TIMED OUT after $limit s" ;;
     *) verdict="FAILED (exit $code)" ;;
   esac
-  if [[ $REHEARSE && $code == 1 ]] && grep -qE 'no GPU is visible|NVIDIA driver|not compiled with CUDA' "$output"; then
+  if [[ $REHEARSE && $code == 1 ]] && grep -qE 'no GPU is visible|no CUDA device is visible|NVIDIA driver|not compiled with CUDA' "$output"; then
     verdict="stopped where the GPU is missing"
   elif [[ $verdict != passed ]]; then
     failed+=("$name")
@@ -134,6 +134,17 @@ sanitize() {
   done
 }
 
+# The file of the user's cache is what the next step's kernels are chosen by; the copy is to be committed into
+# fastcnn/tuning. The whole of it, every candidate of every layer, takes hours: python -m fastcnn tune.
+tune() {
+  run "tune" 240 "$PYTHON" -m fastcnn tune --device cuda --networks resnet50 --batches 32 --dtypes float16 \
+    --most 6 --seconds 0.02
+  run "tuning file" 30 "$PYTHON" -c '
+import shutil, sys, torch
+from fastcnn import tuned
+shutil.copy(tuned.USER / tuned.file_name(torch.cuda.get_device_name()), sys.argv[1])' "$OUT"
+}
+
 # Each file is written anew after every case: what a limit cuts off loses the rest only.
 bench() {
   local common=(--device cuda --batches 1,32)
@@ -150,8 +161,8 @@ print(json.dumps(found, indent=1)); json.dump(found, open(sys.argv[1], "w"), ind
 
 for step in $STEPS; do
   case $step in
-    device | build | first | parity | ledger | sanitize | bench) "$step" ;;
-    *) echo "gpu: unknown step $step; there are: device build first parity ledger sanitize bench" >&2; exit 2 ;;
+    device | build | first | parity | ledger | sanitize | tune | bench) "$step" ;;
+    *) echo "gpu: unknown step $step; there are: device build first parity ledger sanitize tune bench" >&2; exit 2 ;;
   esac
 done
 

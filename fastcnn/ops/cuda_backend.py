@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastcnn import ledger, native
+from fastcnn import ledger, native, tuned
 from fastcnn.dispatch import Candidate, Runner, current_backend
 from fastcnn.ops import layout
 
+if TYPE_CHECKING:
+    from fastcnn.ops.conv2d.contract import Conv2dProblem
+
 DTYPES: tuple[str, ...] = tuple(native.DTYPES.values())
-TUNING = Path(__file__).parents[1] / "tuning" / "cuda.json"
 
 # How a reason ends that is a preference: the kernel could run the problem.
 SLOWER = "is expected to be faster"
@@ -148,24 +148,19 @@ def unary_candidate(op: str, function: str, native_problem: Callable[[Any], Any]
     return candidate(op, function, prepare, fallback)
 
 
-@cache
-def _tuned() -> dict[tuple[str, str], str]:
-    """Plans measured fastest: (device name, problem) -> plan."""
-    if not TUNING.exists():
-        return {}
-    return {(e["device"], e["problem"]): e["plan"] for e in json.loads(TUNING.read_text())["plans"]}
+def conv2d_plans(struct: Any, device: Device, tf32: bool) -> list[Any]:
+    """Every plan that can run a convolution on a device, the one first that the cost model expects to be fastest."""
+    return kernels().conv2d_plans(
+        struct, device.capability, device.multiprocessors, device.shared_memory_per_block, tf32
+    )
 
 
-def conv2d_plan(struct: Any, problem: Any, tf32: bool, kernel: str | None = None) -> Any:
+def conv2d_plan(struct: Any, problem: Conv2dProblem, tf32: bool, kernel: str | None = None) -> Any:
     """The plan for a convolution: the tuned one, else the one that the cost model expects to be fastest.
 
     kernel: only plans of this kernel ("sm90", "sm80", "sm80_gather"). None if there is no plan.
     """
     device = device_of(problem.device)
-    tuned = _tuned().get((device.name, f"{problem.summary()}, tf32 {tf32}"))
-    if tuned is not None and (kernel is None or tuned.startswith(f"{kernel}/")):
-        return kernels().Conv2dPlan(tuned)
-    plans = kernels().conv2d_plans(
-        struct, device.capability, device.multiprocessors, device.shared_memory_per_block, tf32
-    )
-    return next((plan for plan in plans if kernel in (None, plan.kernel)), None)
+    plans = [plan for plan in conv2d_plans(struct, device, tf32) if kernel in (None, plan.kernel)]
+    name = tuned.choices(device.name, "cuda").get(tuned.key(problem, tf32))
+    return next((plan for plan in plans if plan.name == name), plans[0] if plans else None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ SHARED_BYTES_PER_SECOND = 128 * 1.7e9  # one SM's shared memory
 class Config:
     """A tile and how it is run. block_k is counted in bytes, so that one list serves all dtypes.
 
-    spills: the precisions in which its registers spill ("tf32", or "tf32x3", which keeps both halves of the
-    operands in registers besides), with the architecture ("tf32x3 sm_80") where it is one only.
+    spills: the precisions in which its registers spill ("half" for both 16-bit types, "tf32", or "tf32x3", which keeps
+    both halves of the operands in registers besides), with the architecture ("tf32x3 sm_80") where it is one only.
     """
 
     block_m: int
@@ -73,14 +72,9 @@ def configs(kernel: str) -> tuple[Config, ...]:
     return tuple(_config(entry) for entry in table[kernel])
 
 
-@functools.cache
-def tuned(device: str) -> dict[str, Config]:
-    """Measured choices for a device, by problem: tuning/triton-<device>.json, empty where there is none."""
-    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    path = TUNING / f"triton-{name}.json"
-    if not path.exists():
-        return {}
-    return {key: _config(entry) for key, entry in json.loads(path.read_text())["entries"].items()}
+def entry(config: Config) -> dict[str, Any]:
+    """A configuration as tuning files have it."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name != "spills"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +114,9 @@ class Estimate:
 
 def spills(config: Config, gemm: Gemm, target: Target) -> bool:
     """Whether a tile is known to spill in the problem's precision on the target, or on the one before it."""
-    if gemm.dtype != torch.float32:
-        return False
+    precision = gemm.precision if gemm.dtype == torch.float32 else "half"
     architecture = max(arch for arch in (80, 90, 100) if arch <= max(80, target.arch))
-    return bool({gemm.precision, f"{gemm.precision} sm_{architecture}"} & set(config.spills))
+    return bool({precision, f"{precision} sm_{architecture}"} & set(config.spills))
 
 
 def peak_flops(target: Target, dtype: torch.dtype, precision: str) -> float:
@@ -186,7 +179,12 @@ def estimate(target: Target, gemm: Gemm, config: Config) -> Estimate:
     return Estimate(seconds, bound, blocks, waves, roofline)
 
 
-def choose(target: Target, gemm: Gemm, candidates: Iterable[Config]) -> Config:
-    """The candidate with the least estimate, of equals the smallest tile, that fits the target's shared memory."""
+def ranked(target: Target, gemm: Gemm, candidates: Iterable[Config]) -> list[Config]:
+    """Those that fit the target's shared memory, the least estimate first, of equals the smallest tile."""
     fitting = [c for c in candidates if c.shared_bytes <= target.shared_per_block]
-    return min(fitting, key=lambda c: (estimate(target, gemm, c).seconds, c.block_m * c.block_n))
+    return sorted(fitting, key=lambda c: (estimate(target, gemm, c).seconds, c.block_m * c.block_n))
+
+
+def choose(target: Target, gemm: Gemm, candidates: Iterable[Config]) -> Config:
+    """The first of `ranked`."""
+    return ranked(target, gemm, candidates)[0]

@@ -40,6 +40,38 @@ def hopper(runner):
     return runner
 
 
+@pytest.fixture
+def emulated_device(monkeypatch):
+    """CPU tensors run by the CUDA candidates, on the emulator."""
+    import harness
+
+    from fastcnn.dispatch import SELECTORS, use_backend
+    from fastcnn.ops import cuda_backend
+
+    runner = harness.Emulated()
+    device = cuda_backend.Device("emulator", (9, 0), 4, 227 * 1024)
+    memory = []
+
+    def launch(device, function, *arguments):
+        runner.emulator.configure(**runner.settings)
+        with runner.emulator.any_memory():
+            function(*arguments, 0)
+        memory.append(function.__name__)
+
+    def reason_against(kernel, problem, copies=False):
+        return "out cannot be written in place" if problem.y_stride is None else None
+
+    monkeypatch.setattr(cuda_backend, "kernels", lambda: runner.cuda)
+    monkeypatch.setattr(cuda_backend, "device_of", lambda _: device)
+    monkeypatch.setattr(cuda_backend, "launch", launch)
+    monkeypatch.setattr(cuda_backend, "reason_against", reason_against)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    for operator in SELECTORS.values():
+        monkeypatch.setattr(operator, "_runners", {})  # runners made here must not outlive the emulated device
+    with use_backend("cuda"):
+        yield memory
+
+
 @pytest.fixture(autouse=True)
 def working_context(request):
     """Ends a process whose CUDA context an earlier test broke: all tests after it would fail without a fault.

@@ -1,6 +1,5 @@
 """The CUDA backend end to end: functions, dispatch and bindings, with the emulator in the GPU's place."""
 
-import harness
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,38 +8,15 @@ from torch import nn
 
 import fastcnn
 import fastcnn.functional
+from fastcnn import tune_gpu, tuned
 from fastcnn.dispatch import Unsupported, use_backend
 from fastcnn.ops import cuda_backend
+from fastcnn.ops.conv2d.cpu import native_problem
 from fastcnn.optimize import vocabulary as v
+from fastcnn.report.cases import Call, Case
+from fastcnn.report.measure import relative_error
 
 pytestmark = pytest.mark.emulated
-
-
-@pytest.fixture
-def emulated_device(monkeypatch):
-    """CPU tensors run by the CUDA candidates, on the emulator."""
-    runner = harness.Emulated()
-    device = cuda_backend.Device("emulator", (9, 0), 4, 227 * 1024)
-    memory = []
-
-    def launch(device, function, *arguments):
-        runner.emulator.configure(**runner.settings)
-        with runner.emulator.any_memory():
-            function(*arguments, 0)
-        memory.append(function.__name__)
-
-    def reason_against(kernel, problem, copies=False):
-        return "out cannot be written in place" if problem.y_stride is None else None
-
-    monkeypatch.setattr(cuda_backend, "kernels", lambda: runner.cuda)
-    monkeypatch.setattr(cuda_backend, "device_of", lambda _: device)
-    monkeypatch.setattr(cuda_backend, "launch", launch)
-    monkeypatch.setattr(cuda_backend, "reason_against", reason_against)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    for operator in fastcnn.dispatch.SELECTORS.values():
-        monkeypatch.setattr(operator, "_runners", {})  # runners made here must not outlive the emulated device
-    with use_backend("cuda"):
-        yield memory
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -176,3 +152,20 @@ def test_every_operator_has_a_cuda_kernel():
         if not any(c.backend == "cuda" for c in operator.candidates)
     ]
     assert without == []
+
+
+def test_every_plan_can_be_tuned_and_the_tuned_one_is_taken(emulated_device, monkeypatch, tmp_path):
+    shapes = (("input", (1, 96, 5, 4)), ("weight", (136, 96, 1, 1)), ("bias", (136,)))
+    call = Call("conv2d", shapes, (("activation", "relu"),))
+    layer = tune_gpu.layer_of(Case("op", "conv2d", "small conv2d", batch=2, dtype="float16", call=call))
+    options = list(tune_gpu.cuda_options(layer, tf32=False))
+    assert len(options) > 3
+    for option in options:
+        assert relative_error(option.prepare()(), layer.truth) < 1e-3, option.name
+    struct = native_problem(layer.problem)
+    assert cuda_backend.conv2d_plan(struct, layer.problem, False).name == options[0].choice
+    choices = {tuned.key(layer.problem, False): options[-1].choice}
+    monkeypatch.setattr(tuned, "choices", lambda device, backend: choices if backend == "cuda" else {})
+    assert cuda_backend.conv2d_plan(struct, layer.problem, False).name == options[-1].choice
+    choices[tuned.key(layer.problem, False)] = "sm70/1x1"  # of a version that had such a kernel
+    assert cuda_backend.conv2d_plan(struct, layer.problem, False).name == options[0].choice

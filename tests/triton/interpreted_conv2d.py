@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from parity import DTYPES, Slice, check
 
 import fastcnn
-from fastcnn import ops
+from fastcnn import ops, tune_gpu
 from fastcnn.ops import activations
 from fastcnn.ops import triton_common as common
 from fastcnn.ops import triton_cost as cost
 from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, descriptor_reason, gemm_of, wide_taps
 from fastcnn.ops.triton_common import TARGETS
 from fastcnn.ops.triton_cost import Config
+from fastcnn.report.cases import TINY, Case
+from fastcnn.report.measure import relative_error
 
 POINTER = Config(32, 16, 64, 4, 2)
 NESTED = Config(32, 32, 64, 8, 2)
@@ -214,3 +216,11 @@ def test_changed_weight_and_precision_are_seen():
         weight.mul_(2)
         second = fastcnn.functional.conv2d(x, weight)
     assert torch.allclose(second, 2 * first)
+
+
+def test_every_configuration_can_be_tuned():
+    layer = tune_gpu.layer_of(Case("op", "conv2d", "tiny conv2d", call=TINY[3], batch=3))
+    options = list(tune_gpu.triton_options(layer, tf32=False))
+    assert len({option.name for option in options}) == len(options) > 3
+    for option in options:
+        assert relative_error(option.prepare()(), layer.truth) < 1e-5, option.name

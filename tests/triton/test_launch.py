@@ -17,8 +17,10 @@ from fastcnn.ops import triton_backend
 
 pytest.importorskip("triton")
 
+from fastcnn import tuned
 from fastcnn.ops import triton_common
 from fastcnn.ops import triton_cost as cost
+from fastcnn.ops.conv2d import triton_launch
 from fastcnn.ops.conv2d.triton_launch import Conv2d, box, candidates, descriptor_reason, gemm_of
 from fastcnn.ops.triton_cases import CONVOLUTIONS, conv2d_problem
 from fastcnn.ops.triton_common import TARGETS, Launch
@@ -56,8 +58,6 @@ def driver(monkeypatch):
 def counted(driver, monkeypatch):
     """The recording driver, taking CPU tensors as those of the current device; counts everything that is built."""
     from triton.tools.tensor_descriptor import TensorDescriptor
-
-    from fastcnn.ops.conv2d import triton_launch
 
     counts = collections.Counter()
 
@@ -367,12 +367,23 @@ def test_boxes_cover_the_output(size, block_m):
 
 
 def test_tuned_choice_wins(monkeypatch):
-    from fastcnn.ops.conv2d.triton_launch import problem_key
-
     problem = conv2d_problem(torch.float16, *CONVOLUTIONS["VGG 3x3"])
-    chosen = candidates(problem, TARGETS[90], gemm_of(problem, True))[-1]
-    monkeypatch.setattr(cost, "tuned", lambda device: {problem_key(problem): chosen})
-    assert Conv2d(problem, TARGETS[90]).config == chosen
+    found = candidates(problem, TARGETS[90], gemm_of(problem, True))
+    choices = {}
+    monkeypatch.setattr(tuned, "choices", lambda device, backend: choices if backend == "triton" else {})
+    before = Conv2d(problem, TARGETS[90]).config
+    for chosen in (found[0], found[-1]):
+        choices[tuned.key(problem, True)] = cost.entry(chosen)
+        assert Conv2d(problem, TARGETS[90]).config == chosen
+        reason = triton_launch.descriptor_against(problem, TARGETS[90], True)
+        assert reason is None if chosen.descriptor else "tuned: " in reason
+    # A choice of an older version, or of another precision, is no candidate.
+    choices[tuned.key(problem, True)] = {**cost.entry(found[0]), "block_m": 48}
+    assert Conv2d(problem, TARGETS[90]).config == before
+    strict = problem._replace(dtype=torch.float32)
+    choices[tuned.key(strict, True)] = cost.entry(found[-1])
+    assert Conv2d(strict, TARGETS[90], allow_tf32=True).config == found[-1]
+    assert tuned.key(strict, True) != tuned.key(strict, False)
 
 
 def test_configurations_are_valid():
@@ -395,11 +406,14 @@ def test_tiles_that_spill_are_no_candidates():
     )
     everywhere = dataclasses.replace(tile, spills=("tf32x3",))
     once = dataclasses.replace(tile, spills=("tf32x3 sm_80",))
+    halves = dataclasses.replace(tile, spills=("half sm_100",))
     for arch in (80, 86, 90, 100, 120):
         target = dataclasses.replace(TARGETS[90], arch=arch)
         assert cost.spills(everywhere, strict, target)
         assert not any(cost.spills(everywhere, gemm, target) for gemm in (tf32, half))
         assert cost.spills(once, strict, target) == (arch in (80, 86))
         assert not cost.spills(tile, strict, target)
+        assert cost.spills(halves, half, target) == (arch >= 100)
+        assert not cost.spills(halves, tf32, target)
     for arch, target in TARGETS.items():
         assert not any(cost.spills(config, strict, target) for config in candidates(problem, target, strict)), arch

@@ -21,14 +21,10 @@ KERNELS = ("conv2d_sm90_resident", "conv2d_sm90", "conv2d_sm80", "conv2d_sm80_ga
 
 
 class Convolution:
-    """A convolution with its plan and workspace for one precision."""
+    """A convolution with its plan and workspace."""
 
-    def __init__(self, struct: Any, problem: Any, tf32: bool, kernel: str | None) -> None:
-        # A precision that the kernel lacks (strict float32 on wgmma) is served by another one.
-        self.plan = cuda_backend.conv2d_plan(struct, problem, tf32, kernel) or cuda_backend.conv2d_plan(
-            struct, problem, tf32
-        )
-        self.struct, self.device = struct, problem.device
+    def __init__(self, struct: Any, device: torch.device, plan: Any) -> None:
+        self.struct, self.device, self.plan = struct, device, plan
         self.workspace_bytes = cuda_backend.kernels().conv2d_workspace_bytes(struct, self.plan)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, y: Tensor) -> None:
@@ -41,14 +37,20 @@ class Convolution:
         )  # fmt: skip
 
 
-def by_precision(struct: Any, problem: Any, kind: str, kernel: str | None = None) -> Callable[[], Convolution]:
+def by_precision(
+    struct: Any, problem: Conv2dProblem, kind: str, kernel: str | None = None
+) -> Callable[[], Convolution]:
     """The convolution for the TF32 setting in force at each call, which the user may change between calls."""
     prepared: dict[bool, Convolution] = {}
 
     def current() -> Convolution:
         tf32 = triton_backend.tf32_allowed(kind)
         if tf32 not in prepared:
-            prepared[tf32] = Convolution(struct, problem, tf32, kernel)
+            # A precision that the kernel lacks (strict float32 on wgmma) is served by another one.
+            plan = cuda_backend.conv2d_plan(struct, problem, tf32, kernel) or cuda_backend.conv2d_plan(
+                struct, problem, tf32
+            )
+            prepared[tf32] = Convolution(struct, problem.device, plan)
         return prepared[tf32]
 
     return current

@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from fastcnn import tuned
 from fastcnn.ops import triton_common as common
 from fastcnn.ops import triton_cost as cost
 from fastcnn.ops.conv2d import triton_kernels as kernels
@@ -69,9 +70,9 @@ def descriptor_against(p: Conv2dProblem, target: Target, allow_tf32: bool) -> st
     if boxes is None:
         reasons = {descriptor_reason(p, c) for c in cost.configs("conv2d") if c.descriptor}
         return "; ".join(sorted(r for r in reasons if r)) or "no configuration with descriptors fits"
-    known = cost.tuned(target.name).get(problem_key(p))
+    known = tuned_config(p, target, allow_tf32)
     if known is not None:
-        return None if known == boxes else f"tuned: {known}"
+        return None if known.descriptor else f"tuned: {known}"
     assert pointers is not None
     gemm = gemm_of(p, allow_tf32)
     predicted = [cost.estimate(target, gemm, config).seconds * 1e6 for config in (boxes, pointers)]
@@ -144,7 +145,7 @@ def choose(p: Conv2dProblem, target: Target, allow_tf32: bool, descriptor: bool 
 
     None if no configuration with descriptors takes the problem.
     """
-    known = cost.tuned(target.name).get(problem_key(p))
+    known = tuned_config(p, target, allow_tf32)
     if known is not None and descriptor in (None, known.descriptor):
         return known
     gemm = gemm_of(p, allow_tf32)
@@ -152,13 +153,12 @@ def choose(p: Conv2dProblem, target: Target, allow_tf32: bool, descriptor: bool 
     return cost.choose(target, gemm, found) if found else None
 
 
-def problem_key(p: Conv2dProblem) -> str:
-    """The problem's name in tuning files."""
-    dtype = str(p.dtype).removeprefix("torch.")
-    return (
-        f"conv2d {dtype} n{p.N} {p.H}x{p.W}x{p.C} k{p.K} {p.R}x{p.S} stride {p.stride[0]}x{p.stride[1]} "
-        f"pad {'x'.join(map(str, p.padding))} dilation {p.dilation[0]}x{p.dilation[1]} groups {p.groups}"
-    )
+def tuned_config(p: Conv2dProblem, target: Target, allow_tf32: bool) -> Config | None:
+    """The configuration measured fastest on such a device, if it is a candidate still."""
+    choice = tuned.choices(target.name, "triton").get(tuned.key(p, allow_tf32))
+    if choice is None:
+        return None
+    return next((c for c in candidates(p, target, gemm_of(p, allow_tf32)) if cost.entry(c) == choice), None)
 
 
 class Conv2d:

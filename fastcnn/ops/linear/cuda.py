@@ -10,6 +10,7 @@ from fastcnn.ops.conv2d.cuda import by_precision
 from fastcnn.ops.linear.contract import LinearProblem
 from fastcnn.ops.linear.cpu import native_problem
 from fastcnn.ops.linear.reference import CANDIDATES as REFERENCE
+from fastcnn.ops.linear.triton import as_conv2d
 
 
 def _supports(problem: LinearProblem) -> str | None:
@@ -22,7 +23,7 @@ def _supports(problem: LinearProblem) -> str | None:
 
 def _prepare(problem: LinearProblem) -> Runner:
     struct = cuda_backend.kernels().conv2d_from_linear(native_problem(problem))
-    product = by_precision(struct, problem, "matmul")
+    product = by_precision(struct, as_conv2d(problem), "matmul")
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
         y = problem.empty_output(input)
