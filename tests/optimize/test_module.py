@@ -1,6 +1,7 @@
 """The optimized module as a PyTorch module: moved, copied, pickled, differentiated, shared between threads."""
 
 import copy
+import itertools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -102,7 +103,8 @@ def test_model_in_training_mode_is_optimized_for_evaluation(model, x):
     torch.testing.assert_close(y, model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_bad_input_gets_the_operators_message(optimized):
+def test_bad_input_gets_the_operators_message(optimized, x):
+    optimized(x)  # what was made for it must not serve another dtype
     with pytest.raises(ValueError, match="weight has 3 input channels, input has 4"):
         optimized(torch.randn(2, 4, 31, 33))
     with pytest.raises(TypeError):
@@ -116,13 +118,60 @@ def test_empty_batch(model, optimized):
     assert optimized(x).shape == model(x).shape
 
 
-def test_layouts_and_views(model, optimized):
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_layouts_and_views_in_any_order(model, optimized, order):
+    """What was made for one layout must not read another."""
     big = torch.full((4, 6, 40, 70), float("nan"))
     big[1:3, 2:5, 4:35, 3:69:2] = torch.randn(2, 3, 31, 33)
     view = big[1:3, 2:5, 4:35, 3:69:2]
     expected = model(view)
-    for x in (view, view.contiguous(), view.contiguous(memory_format=torch.channels_last)):
+    layouts = (view, view.contiguous(), view.contiguous(memory_format=torch.channels_last))
+    for x in (layouts[i] for i in order):
         torch.testing.assert_close(optimized(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_network_at_two_dtypes_and_numbers_of_threads():
+    net = nn.Sequential(nn.LocalResponseNorm(3, alpha=0.5), nn.MaxPool2d(2)).eval()
+    optimized, x = fastcnn.optimize(net), torch.randn(2, 8, 9, 7)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        y = optimized(x.to(dtype))
+        assert y.dtype == dtype
+        torch.testing.assert_close(y.double(), net(x.double()), rtol=2e-2, atol=2e-2)
+    before, program = torch.get_num_threads(), optimized.program(x)
+    try:
+        torch.set_num_threads(before + 1)
+        assert optimized.program(x) is not program
+    finally:
+        torch.set_num_threads(before)
+    assert optimized.program(x) is program
+
+
+def test_a_number_as_input_counts_with_its_value_and_type():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, scale):
+            y = self.conv(x)
+            return y * (scale + 1), torch.ones_like(y, dtype=torch.int32) * (scale + 1)
+
+    net = Scaled().eval()
+    optimized, x = fastcnn.optimize(net), torch.randn(2, 3, 8, 8)
+    for scale in (2, 2.0, 3, 1, True):
+        for ours, theirs in zip(optimized(x, scale), net(x, scale), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+            assert ours.dtype == theirs.dtype
+
+
+def test_every_value_between_steps_is_dropped_once():
+    """Kept to the end, the activations of all layers would be alive at once."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Mish(), nn.Conv2d(4, 4, 3), nn.Mish(), nn.Conv2d(4, 4, 1), nn.Mish())
+    program = fastcnn.optimize(net.eval()).program(torch.randn(1, 3, 9, 9))
+    assert len(program._steps) == 6
+    dropped = [[node.name for node in step.frees] for step in program._steps]
+    assert [len(names) for names in dropped] == [1] * 6
+    assert len({name for names in dropped for name in names}) == 6
 
 
 def test_outputs_are_not_overwritten(optimized, x):
@@ -199,9 +248,10 @@ def test_eight_threads_at_changing_shapes_get_the_bits_of_one(optimized):
 
 def test_programs_are_bounded(optimized):
     optimized.MAX_PROGRAMS = 4
-    for size in range(20, 30):
-        optimized(torch.randn(1, 3, size, size))
-    assert len(optimized._programs) == 4
+    inputs = [torch.randn(1, 3, size, size) for size in range(20, 30)]
+    programs = [optimized.program(x) for x in inputs]
+    assert list(optimized._programs.values()) == programs[-4:]
+    assert optimized.program(inputs[-1]) is programs[-1]
 
 
 def test_backends(model, optimized, x):

@@ -84,17 +84,22 @@ def test_residual_and_relu_go_into_the_convolution(swap, projection):
     assert kernels(Residual(swap, projection), 2, 8, 9, 7) == expected
 
 
-def test_broadcasting_addition_is_computed_as_pytorch_does():
+@pytest.mark.parametrize("kept", ["NC11", "1C11", "1CHW", "N1HW", "NCH1", "1111"])
+@pytest.mark.parametrize("layer", [True, False], ids=["sum of two convolutions", "sum with the input"])
+def test_broadcasting_addition_is_computed_as_pytorch_does(kept, layer):
     class Broadcast(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.gate = conv(4, 4), conv(4, 4)
+            self.conv, self.gate = conv(4, 4), nn.Conv2d(1 if kept[1] == "1" else 4, 1 if kept[1] == "1" else 4, 1)
 
         def forward(self, x):
-            return torch.relu(self.conv(x) + self.gate(x.mean((2, 3), keepdim=True)))
+            gate = x.mean([i for i in range(4) if kept[i] == "1"], keepdim=True)
+            return torch.relu(self.conv(x) + (self.gate(gate) if layer else gate))
 
-    model, x = Broadcast().eval(), torch.randn(2, 4, 6, 5)
-    torch.testing.assert_close(fastcnn.optimize(model)(x), model(x), rtol=1e-4, atol=1e-5)
+    model = Broadcast().eval()
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 4, 6, 5).contiguous(memory_format=memory_format)
+        torch.testing.assert_close(fastcnn.optimize(model)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_concat_of_concat_copies_nothing():
