@@ -7,8 +7,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import safetensors.torch
 import torch
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -25,6 +23,7 @@ import fastcnn
 from fastcnn import classify, native, train
 from fastcnn.models import get_model
 from fastcnn.models.lenet import LeNet5
+from fastcnn.report.commands import progress_bar, warn_if_busy
 from fastcnn.report.plain import plain
 from fastcnn.report.timing import Effort, Samples, interleave
 
@@ -76,8 +75,9 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
         from fastcnn import figures
     except ImportError as error:
         raise ImportError(f"the demo needs {error.name}: pip install 'fastcnn[demo]'") from error
-    started = time.perf_counter()
+    started, load = time.perf_counter(), os.getloadavg()[0]
     console = Console()
+    warn_if_busy(console)  # before the training, which is a load itself
     recipe = recipe or train.Recipe()
     output.mkdir(parents=True, exist_ok=True)
 
@@ -96,13 +96,11 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
     save_weights(lenet, output / "lenet5.safetensors")
 
     console.rule("Five networks, PyTorch and fastcnn")
-    if os.getloadavg()[0] > 1.5 * torch.get_num_threads():
-        console.print(f"[yellow]the machine is busy (load {os.getloadavg()[0]:.1f}): the times will mislead[/yellow]")
     digit, label = digits.held_out_images[:1], int(digits.held_out_labels[0])
     save_digit(digit, output / "digit.png")
     photograph = classify.imagenet_input(sample_photograph(output / "photograph.png"))
     comparisons = []
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("networks", total=1 + len(NETWORKS))
         progress.update(task, description="lenet5")
         comparisons.append(compare("lenet5", recipe.variant, lenet, digit, "digit", seconds))
@@ -142,7 +140,7 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
         "processor": processor(),
         "instruction_set": native.extension.cpu.isa() if native.extension is not None else None,
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
+        "load": load,
         "recipe": asdict(recipe),
         "training_seconds": training_seconds,
         "held_out_accuracy": accuracy,
@@ -162,7 +160,7 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
 def train_with_progress(digits: train.Digits, recipe: train.Recipe, console: Console) -> tuple[LeNet5, float]:
     """`train.train` behind a progress bar: the network and the seconds it took."""
     started = time.perf_counter()
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("training", total=recipe.epochs)
 
         def on_epoch(epoch: train.Epoch) -> None:
@@ -275,10 +273,3 @@ def processor() -> str:
 def _milliseconds(timing: Timing) -> str:
     median, low, high = (f"{t:.2g}" if t < 10 else f"{t:.0f}" for t in (timing.median, timing.low, timing.high))
     return f"{median} ({low}-{high})"
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        yield progress

@@ -8,21 +8,12 @@ from torch import Tensor, nn
 from fastcnn import functional as F
 from fastcnn.claims.common import ENGINES, Claim, Found, Part, Progress, Row, Tables, compare, flops, spread
 from fastcnn.demo import randomise
+from fastcnn.models.googlenet import INCEPTIONS
 from fastcnn.nn import Conv2d, Inception, MaxPool2d
 from fastcnn.report.timing import Effort
 
-# Table 1 of the paper: name, side of the picture, then nn.Inception's arguments.
-BLOCKS: tuple[tuple[str, int, tuple[int, int, int, int, int, int, int]], ...] = (
-    ("3a", 28, (192, 64, 96, 128, 16, 32, 32)),
-    ("3b", 28, (256, 128, 128, 192, 32, 96, 64)),
-    ("4a", 14, (480, 192, 96, 208, 16, 48, 64)),
-    ("4b", 14, (512, 160, 112, 224, 24, 64, 64)),
-    ("4c", 14, (512, 128, 128, 256, 24, 64, 64)),
-    ("4d", 14, (512, 112, 144, 288, 32, 64, 64)),
-    ("4e", 14, (528, 256, 160, 320, 32, 128, 128)),
-    ("5a", 7, (832, 256, 160, 320, 32, 128, 128)),
-    ("5b", 7, (832, 384, 192, 384, 48, 128, 128)),
-)
+SIDES = {"3": 28, "4": 14, "5": 7}  # of the picture that each stage's blocks read
+BLOCKS = tuple((name, SIDES[name[0]], channels) for name, channels in INCEPTIONS.items())
 TIMES = "GoogLeNet's blocks with and without the reductions, batch 1"
 
 

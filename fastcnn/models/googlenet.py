@@ -14,6 +14,18 @@ from fastcnn.models._weights import PathLike, load_weights
 
 VARIANTS = ("paper", "torchvision")
 AUX_LOSS_WEIGHT = 0.3
+# Table 1 of the paper: the arguments of each Inception block.
+INCEPTIONS = {
+    "3a": (192, 64, 96, 128, 16, 32, 32),
+    "3b": (256, 128, 128, 192, 32, 96, 64),
+    "4a": (480, 192, 96, 208, 16, 48, 64),
+    "4b": (512, 160, 112, 224, 24, 64, 64),
+    "4c": (512, 128, 128, 256, 24, 64, 64),
+    "4d": (512, 112, 144, 288, 32, 64, 64),
+    "4e": (528, 256, 160, 320, 32, 128, 128),
+    "5a": (832, 256, 160, 320, 32, 128, 128),
+    "5b": (832, 384, 192, 384, 48, 128, 128),
+}
 
 
 class GoogLeNetOutputs(NamedTuple):
@@ -100,19 +112,19 @@ class GoogLeNet(torch.nn.Module):
         self.norm2 = norm()
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
-        self.inception3a = Inception(192, 64, 96, 128, 16, 32, 32, batch_norm=bn)
-        self.inception3b = Inception(256, 128, 128, 192, 32, 96, 64, batch_norm=bn)
+        self.inception3a = Inception(*INCEPTIONS["3a"], batch_norm=bn)
+        self.inception3b = Inception(*INCEPTIONS["3b"], batch_norm=bn)
         self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
-        self.inception4a = Inception(480, 192, 96, 208, 16, 48, 64, batch_norm=bn)
-        self.inception4b = Inception(512, 160, 112, 224, 24, 64, 64, batch_norm=bn)
-        self.inception4c = Inception(512, 128, 128, 256, 24, 64, 64, batch_norm=bn)
-        self.inception4d = Inception(512, 112, 144, 288, 32, 64, 64, batch_norm=bn)
-        self.inception4e = Inception(528, 256, 160, 320, 32, 128, 128, batch_norm=bn)
+        self.inception4a = Inception(*INCEPTIONS["4a"], batch_norm=bn)
+        self.inception4b = Inception(*INCEPTIONS["4b"], batch_norm=bn)
+        self.inception4c = Inception(*INCEPTIONS["4c"], batch_norm=bn)
+        self.inception4d = Inception(*INCEPTIONS["4d"], batch_norm=bn)
+        self.inception4e = Inception(*INCEPTIONS["4e"], batch_norm=bn)
         self.maxpool4 = nn.MaxPool2d(2 if bn else 3, stride=2, ceil_mode=True)
 
-        self.inception5a = Inception(832, 256, 160, 320, 32, 128, 128, batch_norm=bn)
-        self.inception5b = Inception(832, 384, 192, 384, 48, 128, 128, batch_norm=bn)
+        self.inception5a = Inception(*INCEPTIONS["5a"], batch_norm=bn)
+        self.inception5b = Inception(*INCEPTIONS["5b"], batch_norm=bn)
 
         self.aux1 = AuxiliaryHead(512, num_classes, batch_norm=bn) if aux_logits else None
         self.aux2 = AuxiliaryHead(528, num_classes, batch_norm=bn) if aux_logits else None
