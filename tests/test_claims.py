@@ -332,6 +332,7 @@ def test_rbf(monkeypatch):
 @pytest.mark.slow
 def test_inception(monkeypatch):
     monkeypatch.setattr(inception, "BATCHES", (1,))
+    monkeypatch.setattr(inception, "NETWORKS", inception.NETWORKS[0::2])  # all four take 5 GB
     rows = {row["network"]: row for row in measured(3).tables[inception.TIMES]}
     assert rows["googlenet"]["fastcnn, x GoogLeNet"] == 1.0
     assert rows["vgg16"]["GFLOP"] == pytest.approx(30.9, rel=0.01)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,6 +127,30 @@ def test_blocks_take_turns():
     changes = sum(x != y for x, y in itertools.pairwise(order))
     assert changes >= 4
     assert samples["a"].iterations > 100  # a call of microseconds is timed in rows of a millisecond
+
+
+def test_each_contender_has_its_own_times_and_leads_in_turn(monkeypatch):
+    """By a clock that the calls themselves move on."""
+    now, turns = 0.0, []
+
+    def call(name, seconds):
+        def run():
+            nonlocal now
+            now += seconds
+            turns[-1].add(name)
+
+        return run
+
+    clock = SimpleNamespace(perf_counter=lambda: now, sleep=lambda _: turns.append(set()))
+    monkeypatch.setattr(timing, "time", clock)
+    seconds = {"a": 1e-5, "b": 2.5e-4, "c": 2.0}
+    turns.append(set())
+    effort = timing.Effort(seconds=0.0, blocks=3, least_samples=6, pause=0.0, warm_up=0.0)
+    samples = timing.interleave({name: call(name, s) for name, s in seconds.items()}, effort)
+    for name, mine in samples.items():
+        assert mine.seconds == pytest.approx([seconds[name]] * 6), "a sample is the mean of its calls"
+    assert [mine.iterations for mine in samples.values()] == [100, 4, 1]
+    assert ["".join(turn) for turn in turns[1:]] == [*"abcbcacab"]
 
 
 def test_quantiles():
