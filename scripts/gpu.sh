@@ -130,7 +130,8 @@ sanitize() {
     # Without PyTorch's allocator, which hands out parts of larger blocks, every tensor has bounds of its own.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 run "$check" 120 compute-sanitizer --tool "$check" --error-exitcode 1 \
       "${filter[@]}" "$PYTHON" -m pytest -m gpu -q -p no:cacheprovider tests/cuda/test_memory_bound.py \
-      tests/cuda/test_conv2d.py -k "(memory_bound and float16) or tiles or split_sum or gather or hopper"
+      tests/cuda/test_conv2d.py tests/cuda/test_conv2d_max_pool2d.py \
+      -k "(memory_bound and float16) or tiles or split_sum or gather or hopper or (max_pool2d and float16)"
   done
 }
 

@@ -78,6 +78,7 @@ def _memory_bound(dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
     from fastcnn.ops.add_relu.triton_kernels import add_relu
     from fastcnn.ops.concat.triton_kernels import copy_slice
     from fastcnn.ops.lrn.triton_kernels import lrn
+    from fastcnn.ops.lrn_max_pool2d.triton_kernels import lrn_max_pool2d
     from fastcnn.ops.pool.triton_kernels import adaptive_avg_pool2d, pool2d
     from fastcnn.ops.rbf.triton_kernels import rbf
     from fastcnn.ops.subsample2d.triton_kernels import subsample2d
@@ -86,6 +87,8 @@ def _memory_bound(dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
     normalise = problem(ops.local_response_norm, (x,), (5, 1e-4, 0.75, 2.0))
     pool = problem(ops.max_pool2d, (x,), (3, 2, 1, 1, False))
     yield "lrn", lrn(normalise)
+    fused = problem(ops.lrn_max_pool2d, (x,), ((5, 1e-4, 0.75, 2.0), (3, 2, 0, 1, False)))
+    yield "lrn_max_pool2d", lrn_max_pool2d(fused)
     yield "max_pool2d", pool2d(pool)
     yield "avg_pool2d", pool2d(problem(ops.avg_pool2d, (x,), (3, 2, 1, False, True, None)))
     yield "adaptive_avg_pool2d", adaptive_avg_pool2d(problem(ops.adaptive_avg_pool2d, (x,), (1,)))

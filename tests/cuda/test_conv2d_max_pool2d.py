@@ -86,7 +86,11 @@ def run(runner, stem: Stem, dtype: torch.dtype, tf32: bool = False, change=lambd
         plan = runner.cuda.Conv2dMaxPool2dPlan(*stem.tile, tf32)
     w = pack_weight(weight, runner.cuda.conv2d_max_pool2d_tile_k(conv.dtype))
     runner.run(runner.cuda.conv2d_max_pool2d, conv, pool, plan, read=[x, w, bias], write=[y])
-    slack = stem.C * stem.kernel[0] * stem.kernel[1] / 8 * 2.0**-24 if tf32 else 0.0  # as in test_conv2d.run
+    slack = 0.0
+    if dtype == torch.float32:
+        # As in test_conv2d.run; three products leave out that of the remainders, 2^-22 of the whole, and a sum of
+        # three terms, as a 1x1 filter has, hides no such error.
+        slack = stem.C * stem.kernel[0] * stem.kernel[1] / 8 * 2.0**-24 if tf32 else 2.0**-22
     assert_parity(y, exact, stem.definition(*tensors), slack)
     assert surroundings_untouched(y)
     return y

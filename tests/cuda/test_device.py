@@ -93,6 +93,23 @@ def test_the_same_bits_every_time(device, backend):
         assert torch.equal(_block(*tensors), first)
 
 
+@pytest.mark.parametrize("network", ["resnet18", "alexnet"])
+def test_an_optimized_network(device, backend, network):
+    """Run, captured and replayed: ResNet's stem, and AlexNet's normalisations, are one kernel each with their pool."""
+    import fastcnn
+    from fastcnn import models
+
+    model = getattr(models, network)().eval().to(device, torch.float16)
+    optimized = fastcnn.optimize(model)
+    x = torch.randn(2, 3, 227, 227, device=device, dtype=torch.float16)
+    ours = [optimized(x) for _ in range(3)]
+    with use_backend("reference"):
+        theirs, exact = model(x), model.double()(x.double())
+    error, allowed = (((y.double() - exact).norm() / exact.norm()).item() for y in (ours[0], theirs))
+    assert error <= 2 * allowed + torch.finfo(torch.float16).eps
+    assert all(torch.equal(y, ours[0]) for y in ours)
+
+
 def test_a_network(device, backend):
     from fastcnn import models
 

@@ -10,6 +10,7 @@ from parity import DTYPES, Slice, check
 import fastcnn
 from fastcnn import ops
 from fastcnn.ops import activations
+from fastcnn.ops.lrn_max_pool2d.triton_kernels import lrn_max_pool2d
 
 # (N, H, W, C, channels of poison before, after)
 SHAPES = [(0, 5, 5, 8, 0, 0), (1, 7, 5, 3, 0, 0), (2, 9, 8, 32, 8, 8), (1, 5, 6, 70, 3, 5), (3, 6, 7, 1, 1, 0)]
@@ -86,6 +87,23 @@ def test_lrn(sizes, dtype, params):
     y = Slice(n, h, w, c, dtype, before=before, after=after, seed=2)
     ops.local_response_norm((x.nchw,), params, y.nchw)
     check(y.nchw, lambda x: local_response_norm(x, *params), x.nchw, floor_scale=2)
+    y.assert_neighbours_kept()
+
+
+LRN_POOLS = [((5, 0.3, 0.75, 2.0), (3, 2, 1, 1, True)), ((4, 1e-2, 0.5, 1.0), ((2, 3), (1, 2), (1, 0), (2, 1), False))]
+
+
+@pytest.mark.parametrize("params", LRN_POOLS, ids=str)
+def test_lrn_max_pool2d(sizes, dtype, params):
+    n, h, w, c, before, after = sizes
+    x = special(Slice(n, h, w, c, dtype, before=before, after=after, seed=1))
+    problem = ops.lrn_max_pool2d.infer((x.nchw, None), ops.lrn_max_pool2d.normalise((x.nchw,), params))
+    y = Slice(n, problem.second.P, problem.second.Q, c, dtype, before=after, after=before, seed=2)
+    problem = problem._replace(second=problem.second._replace(y_stride=y.stride))
+    lrn_max_pool2d(problem)(x.nchw, y.nchw)
+    if n:
+        lrn, pool = params
+        check(y.nchw, lambda x: F.max_pool2d(local_response_norm(x, *lrn), *pool), x.nchw, floor_scale=2)
     y.assert_neighbours_kept()
 
 

@@ -1,0 +1,23 @@
+"""lrn_max_pool2d in Triton."""
+
+from __future__ import annotations
+
+import math
+
+from fastcnn.dispatch import Candidate, Runner
+from fastcnn.ops import triton_backend
+from fastcnn.ops.fused import FusedProblem
+
+
+def _prepare(problem: FusedProblem) -> Runner:
+    from fastcnn.ops.lrn_max_pool2d.triton_kernels import lrn_max_pool2d
+
+    return triton_backend.unary_runner(lrn_max_pool2d(problem), problem)
+
+
+def _elements(problem: FusedProblem) -> int:
+    return math.prod(problem.first.output_shape) + math.prod(problem.output_shape)
+
+
+NOTE = triton_backend.memory_note(_elements)
+CANDIDATES: tuple[Candidate, ...] = (triton_backend.candidate("lrn_max_pool2d", "lrn_max_pool2d", _prepare, note=NOTE),)
