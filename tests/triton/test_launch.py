@@ -76,6 +76,8 @@ def counted(driver, monkeypatch):
     count(triton_launch, "pack_weight")
     for name in ("empty", "empty_like", "empty_strided", "zeros"):
         count(torch, name, "allocated")
+    for name in ("new_empty", "new_empty_strided"):
+        count(torch.Tensor, name, "allocated")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(triton_backend, "reason_against", lambda *args, **kwargs: None)
