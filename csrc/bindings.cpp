@@ -492,7 +492,8 @@ void bind_cpu_conv2d(py::module_& m) {
         "The largest relative L2 error that a Winograd algorithm may have to be chosen; 0 forbids them.");
   m.def("winograd_tolerance", &winograd_tolerance);
   py::class_<Conv2d>(m, "Conv2d")
-      .def(py::init<const Conv2dProblem&, const std::string&>(), py::arg("problem"), py::arg("name"))
+      .def(py::init<const Conv2dProblem&, const std::string&, bool>(), py::arg("problem"), py::arg("name"),
+           py::arg("max_pool") = false)
       .def_property_readonly("packed_bytes", &Conv2d::packed_bytes)
       .def(
           "pack",

@@ -63,6 +63,7 @@ class Context(NamedTuple):
     weights: PackedWeights
     views: dict[Node, View]
     threads: int
+    absorbed: set[Node]  # nodes that the kernel of an earlier one computes
 
     def place(self, node: Node | None) -> tuple[int, int] | None:
         return None if node is None else self.builder.place(self.views[node], self.meta[node].element_size())
@@ -192,12 +193,25 @@ def _emit_conv2d(c: Context, node: Node) -> None:
         threads=c.threads,
     )
     name = _algorithm(problem) or ""
-    kernel = native.library().cpu.Conv2d(native_conv2d(problem), name)
+    pool = _pool_of_blocks(c, node) if name.startswith("winograd") and residual is None else None
+    if pool is not None:
+        c.absorbed.add(pool)
+        problem = problem._replace(y_stride=c.stride(pool))
+    kernel = native.library().cpu.Conv2d(native_conv2d(problem), name, max_pool=pool is not None)
     # What a packed form depends on beside the weight: see fastcnn/ops/conv2d/cpu.py.
     packed = c.packed(weight, kernel, name, native.library().cpu.isa(), problem.groups)
-    c.builder.call(
-        "conv2d", kernel, c.place(x), packed, c.constant(bias), c.place(residual), c.place(node), kernel=name
-    )
+    y = node if pool is None else pool
+    label = name if pool is None else f"{name} + max_pool2d"
+    c.builder.call("conv2d", kernel, c.place(x), packed, c.constant(bias), c.place(residual), c.place(y), kernel=label)
+
+
+def _pool_of_blocks(c: Context, conv: Node) -> Node | None:
+    """The max-pool over 2x2 blocks that alone reads a convolution."""
+    pool = next(iter(conv.users))
+    if len(conv.users) != 1 or pool.target is not v.max_pool2d or pool not in c.views:
+        return None
+    options = ops.max_pool2d.normalise((c.meta[conv],), _keywords(*MAX_POOL)(pool))
+    return pool if options == ((2, 2), (2, 2), (0, 0), (1, 1), False) else None
 
 
 def _linear_reason(node: Node, meta: dict[Node, Any]) -> str | None:

@@ -302,12 +302,15 @@ class Program:
 
         builder = PlanBuilder(inputs, list(outputs))
         threads = self._threads if slices == 1 else 1  # of an operation
-        context = lower.Context(builder, meta, self._tensors, self._weights, views, threads)
+        context = lower.Context(builder, meta, self._tensors, self._weights, views, threads, set())
         for node, raw in images:
             lower.emit_channels_last(context, node, raw)
             self._row(node, builder.kernels[-1], "")
         for node in nodes:
             before = len(builder.kernels)
+            if node in context.absorbed:
+                self._row(node, "in the convolution's kernel", "")
+                continue
             if not lower.is_view(node, meta):
                 lower.LOWERINGS[node.target].emit(context, node)
             self._row(node, ", ".join(builder.kernels[before:]) or "no kernel: in place", "")

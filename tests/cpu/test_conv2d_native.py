@@ -105,13 +105,14 @@ class Run:
         p.residual_stride = 0 if self.residual is None else self.residual.stride(2)
         return p
 
-    def run(self, name: str) -> Tensor:
+    def run(self, name: str, max_pool: bool = False) -> Tensor:
         c = self.case
-        conv = _C.cpu.Conv2d(self.problem(), name)
+        conv = _C.cpu.Conv2d(self.problem(), name, max_pool)
         packed = torch.full((conv.packed_bytes + 64,), 0x7F, dtype=torch.uint8)
         conv.pack(self.weight.data_ptr(), packed.data_ptr())
         assert (packed[conv.packed_bytes :] == 0x7F).all(), "packing wrote beyond packed_bytes"
-        wide = torch.full((c.N, self.P, self.Q, c.K + (8 if c.sliced else 0)), SENTINEL, dtype=c.dtype)
+        P, Q = (self.P // 2, self.Q // 2) if max_pool else (self.P, self.Q)
+        wide = torch.full((c.N, P, Q, c.K + (8 if c.sliced else 0)), SENTINEL, dtype=c.dtype)
         y = wide[..., 3 : 3 + c.K] if c.sliced else wide
         address = [0 if t is None else t.data_ptr() for t in (self.bias, self.residual)]
         conv.run(self.x.data_ptr(), packed.data_ptr(), *address, y.data_ptr(), c.threads)
@@ -260,6 +261,34 @@ def test_winograd_in_several_large_blocks() -> None:
     case = Case(N=2, H=31, W=31, C=512, K=40, activation="relu", residual=True)
     run = Run(case)
     assert relative_l2(run.run("winograd_f4"), run.reference(torch.float64)) <= WINOGRAD_ERROR["winograd_f4"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_winograd_and_max_pool(isa: str, name: str, dtype: torch.dtype) -> None:
+    """Bit for bit the pool of what the algorithm writes without it, NaN and infinity included."""
+    size = 5 if name == "winograd5x5" else 3
+    for case in (
+        Case(activation="relu"),
+        Case(H=9, W=11, K=64, sliced=True),
+        Case(H=8, W=6, K=37, padding=(0, 1), bias=False, activation="relu", sliced=True),
+        Case(H=30, W=29, C=130, K=48, N=1, activation="relu"),
+        Case(C=24, K=36, groups=2),
+        Case(N=1, H=6, W=7, padding=(0, 0)),
+    ):
+        run = Run(replace(case, R=size, S=size, dtype=dtype))
+        if run.x.shape[0] == 2:
+            run.x[0, 2, 3, 0] = float("nan")
+            run.x[1, 4, 5, 1] = float("inf")
+        expected = F.max_pool2d(run.run(name).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        torch.testing.assert_close(run.run(name, max_pool=True), expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_only_winograd_takes_a_max_pool() -> None:
+    with pytest.raises(ValueError, match="direct: takes no max-pool behind it, only Winograd algorithms do"):
+        _C.cpu.Conv2d(Run(Case()).problem(), "direct", max_pool=True)
+    with pytest.raises(ValueError, match="winograd_f4: takes no max-pool behind a residual"):
+        _C.cpu.Conv2d(Run(Case(residual=True)).problem(), "winograd_f4", max_pool=True)
 
 
 @pytest.fixture

@@ -383,3 +383,52 @@ def test_lrn_and_max_pool_write_into_a_concat():
             return torch.cat([nn.functional.max_pool2d(self.lrn(y), 3, 1, 1), y], 1)
 
     assert kernels(Joined(), 2, 3, 9, 7) == ["conv2d", "lrn_max_pool2d"]
+
+
+def test_winograd_takes_the_pool_behind_it():
+    def pooled(*layers, shape=(1, 64, 15, 14)):
+        model = zoo.perturbed(nn.Sequential(*layers))
+        optimized = fastcnn.optimize(model)
+        for batch in (1, 3):
+            x = torch.randn(batch, *shape[1:])
+            with torch.no_grad():
+                torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)
+        (plan,) = optimized.program(x).plans
+        return [kernel for kernel in plan.kernels if "channels_last" not in kernel]
+
+    relu, pool = nn.ReLU(), nn.MaxPool2d(2)
+    assert pooled(conv(64, 64), relu, pool) == ["conv2d winograd_f4 + max_pool2d"]
+    assert pooled(conv(64, 64), pool, relu) == ["conv2d winograd_f4 + max_pool2d", "elementwise relu"]
+    assert pooled(conv(64, 64), nn.Sigmoid(), pool, conv(64, 64), pool)[0] == "conv2d winograd_f4 + max_pool2d"
+    for other in (nn.MaxPool2d(3, 2), nn.MaxPool2d(2, 1), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, ceil_mode=True)):
+        assert pooled(conv(64, 64), relu, other) == ["conv2d winograd_f4", "pool2d"]
+    assert pooled(conv(64, 64, 1), relu, pool) == ["conv2d direct", "pool2d"]
+
+
+def test_a_convolution_read_twice_keeps_its_pool_apart():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = conv(64, 64)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return nn.functional.max_pool2d(y, 2), y
+
+    model = zoo.perturbed(Twice())
+    x = torch.randn(1, 64, 14, 14)
+    with torch.no_grad():
+        torch.testing.assert_close(fastcnn.optimize(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_pool_of_a_convolution_goes_into_its_slice():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(64, 64), conv(64, 24)
+
+        def forward(self, x):
+            pool = nn.functional.max_pool2d
+            return torch.cat([pool(self.b(torch.tanh(x)), 2), pool(torch.relu(self.a(x)), 2)], 1)
+
+    assert "concat" not in kernels(Branches(), 2, 64, 13, 16)

@@ -210,12 +210,16 @@ std::string conv2d_reason(const std::string& name, const Conv2dProblem& problem,
   return reason.empty() ? "" : name + ": " + reason;
 }
 
-Conv2d::Conv2d(const Conv2dProblem& problem, const std::string& name) : problem_(problem) {
+Conv2d::Conv2d(const Conv2dProblem& problem, const std::string& name, bool max_pool)
+    : problem_(problem), max_pool_(max_pool) {
   const Algorithm& algorithm = find(name);
   std::string reason = invalid(problem);
   if (!reason.empty()) throw std::invalid_argument(reason);
   reason = incapable(algorithm, problem);
   if (!reason.empty()) throw std::invalid_argument(name + ": " + reason);
+  if (max_pool && (!algorithm.tile || problem.has_residual))
+    throw std::invalid_argument(name + ": takes no max-pool behind " +
+                                (algorithm.tile ? "a residual" : "it, only Winograd algorithms do"));
   name_ = algorithm.name;
   kernel_ = &algorithm.kernels();
 }
@@ -230,7 +234,8 @@ void Conv2d::run(const void* x, const void* packed, const float* bias, const voi
   if (!packed || !y || (!x && problem_.H * problem_.W > 0))
     throw std::invalid_argument("conv2d: the address of x, packed or y is 0");
   kernel_->run(problem_,
-               {x, packed, problem_.has_bias ? bias : nullptr, problem_.has_residual ? residual : nullptr, y},
+               {x, packed, problem_.has_bias ? bias : nullptr, problem_.has_residual ? residual : nullptr, y,
+                max_pool_},
                threads < 1 ? 1 : threads);
 }
 

@@ -35,10 +35,13 @@ class Conv2d {
  public:
   // Throws std::invalid_argument if the problem makes no sense or the algorithm cannot compute it. The rules
   // of choice (tolerance, speed) do not bind here: whoever names an algorithm gets it.
-  Conv2d(const Conv2dProblem& problem, const std::string& name);
+  // max_pool: y takes the maximum over each 2x2 block of the result, (N, P / 2, Q / 2, K); Winograd
+  // algorithms without a residual can do that.
+  Conv2d(const Conv2dProblem& problem, const std::string& name, bool max_pool = false);
 
   const Conv2dProblem& problem() const { return problem_; }
   const char* name() const { return name_; }
+  bool max_pool() const { return max_pool_; }
   int64_t packed_bytes() const { return kernel_->packed_bytes(problem_); }
   // weight: (K, C / groups, R, S), contiguous.
   void pack(const float* weight, void* packed) const { kernel_->pack(problem_, weight, packed); }
@@ -49,6 +52,7 @@ class Conv2d {
  private:
   Conv2dProblem problem_;
   const char* name_;
+  bool max_pool_;
   const Conv2dKernel* kernel_;
 };
 

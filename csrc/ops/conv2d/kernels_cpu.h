@@ -15,6 +15,7 @@ struct Conv2dPointers {
   const float* bias;     // null: none
   const void* residual;  // null: none
   void* y;
+  bool max_pool;  // y takes the maximum over each 2x2 block of the result; Winograd only
 };
 
 struct Conv2dKernel {

@@ -11,6 +11,9 @@
 // task takes a panel of output channels for all of them, so that every weight is read from memory once.
 // Groups share the transforms of their inputs; each has panels of its own.
 //
+// A max-pool of 2x2 blocks behind the convolution is taken on the way out, since tiles are of even size: the
+// activations grow with their argument, so the maximum comes first.
+//
 // Rounding: the transforms add numbers of different size, so the relative error (L2) is larger than a direct
 // sum's 1e-7 to 1e-6; conv2d_cpu.h has the bounds. A NaN or an infinity in the input reaches all outputs
 // of the tiles that contain it (up to M + R - 2 pixels away), infinities as NaN.
@@ -19,6 +22,7 @@
 #include "cpu/thread_pool.h"
 #include "ops/conv2d/kernels_cpu.h"
 #include "ops/conv2d/shape_cpu.h"
+#include "ops/pool/pool_window.h"
 
 namespace fastcnn::FASTCNN_ISA {
 namespace {
@@ -144,6 +148,7 @@ constexpr int64_t kPanelFloats = padded(kVecs * kWidth);
 template <class F>
 struct Winograd {
   static constexpr int kM = F::kTile, kR = F::kKernel, kA = kM + kR - 1, kPoints = kA * kA;
+  static_assert(kM % 2 == 0, "a 2x2 block of a pool would lie in two tiles");
 
   static int64_t packed_bytes(const Conv2dProblem& p) {
     return p.groups * kPoints * Panels{p.K / p.groups}.packed_floats(p.C / p.groups) * 4;
@@ -217,6 +222,43 @@ struct Winograd {
     }
   }
 
+  // At m in one dimension, of kWidth columns of one tile.
+  FASTCNN_INLINE void transform_columns(const float* m, int64_t point_stride, Vec (&half)[kM][kA]) {
+    FASTCNN_UNROLL for (int j = 0; j < kA; ++j) {
+      Vec d[kA], y[kM];
+      FASTCNN_UNROLL for (int i = 0; i < kA; ++i) d[i] = load(m + (i * kA + j) * point_stride);
+      F::output(d, y);
+      FASTCNN_UNROLL for (int i = 0; i < kM; ++i) half[i][j] = y[i];
+    }
+  }
+
+  // As transform_output, and of each 2x2 block only the maximum.
+  template <class T>
+  static void pool_output(const Conv2dProblem& p, const Tiles& tiles, int64_t tile, const float* m,
+                          int64_t point_stride, int columns, const Output& out) {
+    const int64_t n = tile / tiles.per_image(), within = tile % tiles.per_image();
+    const int64_t p0 = within / tiles.across * (kM / 2), q0 = within % tiles.across * (kM / 2);
+    const int height = static_cast<int>(min_of<int64_t>(kM / 2, p.P / 2 - p0));
+    const int width = static_cast<int>(min_of<int64_t>(kM / 2, p.Q / 2 - q0));
+    for (int k = 0; k < columns; k += kWidth) {
+      const int lanes = min_of(kWidth, columns - k);
+      Vec half[kM][kA];
+      transform_columns(m + k, point_stride, half);
+      const Vec bias = out.bias ? load_partial(out.bias + k, lanes) : zero();
+      for (int i = 0; i < height; ++i) {
+        Vec upper[kM], lower[kM];
+        F::output(half[2 * i], upper);
+        F::output(half[2 * i + 1], lower);
+        T* y = static_cast<T*>(out.at((n * (p.P / 2) + p0 + i) * (p.Q / 2) + q0, k).y);
+        for (int j = 0; j < width; ++j, y += p.y_stride) {
+          const Vec largest = max_or_nan(max_or_nan(upper[2 * j], upper[2 * j + 1]),
+                                         max_or_nan(lower[2 * j], lower[2 * j + 1]));
+          store_partial(y, activate(p.activation, largest + bias), lanes);
+        }
+      }
+    }
+  }
+
   // One tile and one panel of output channels; m[point * point_stride + column].
   template <class T>
   static void transform_output(const Conv2dProblem& p, const Tiles& tiles, int64_t tile, const float* m,
@@ -228,12 +270,7 @@ struct Winograd {
     for (int k = 0; k < columns; k += kWidth) {
       const int lanes = min_of(kWidth, columns - k);
       Vec half[kM][kA];
-      FASTCNN_UNROLL for (int j = 0; j < kA; ++j) {
-        Vec d[kA], y[kM];
-        FASTCNN_UNROLL for (int i = 0; i < kA; ++i) d[i] = load(m + (i * kA + j) * point_stride + k);
-        F::output(d, y);
-        FASTCNN_UNROLL for (int i = 0; i < kM; ++i) half[i][j] = y[i];
-      }
+      transform_columns(m + k, point_stride, half);
       const Vec bias = out.bias ? load_partial(out.bias + k, lanes) : zero();
       for (int i = 0; i < height; ++i) {
         Vec y[kM];
@@ -259,7 +296,7 @@ struct Winograd {
   template <class T>
   static void panel_of_tiles(const Conv2dProblem& p, const Tiles& tiles, const float* packed, int64_t panel,
                              int64_t first_tile, int64_t count, const float* v, int64_t v_point_stride,
-                             float* m, const Output& out) {
+                             float* m, const Output& out, bool max_pool) {
     const Panels panels{p.K / p.groups};
     const int64_t channels = p.C / p.groups, group = panel / panels.count();
     panel %= panels.count();
@@ -281,8 +318,8 @@ struct Winograd {
     }
     const Output columns = out.at(0, group * panels.columns + panels.first_column(panel));
     for (int64_t i = 0; i < count; ++i)
-      transform_output<T>(p, tiles, first_tile + i, m + i * m_stride, count * m_stride,
-                          panels.columns_of(panel), columns);
+      (max_pool ? pool_output<T> : transform_output<T>)(p, tiles, first_tile + i, m + i * m_stride,
+                                                        count * m_stride, panels.columns_of(panel), columns);
   }
 
   template <class T>
@@ -318,7 +355,8 @@ struct Winograd {
           transform_input(p, tiles, x, block.begin + i, 0, p.C, reinterpret_cast<const T*>(zeros),
                           v + i * v_stride, point_stride);
         for (int64_t panel = 0; panel < panels; ++panel)
-          panel_of_tiles<T>(p, tiles, packed, panel, block.begin, count, v, point_stride, m, out);
+          panel_of_tiles<T>(p, tiles, packed, panel, block.begin, count, v, point_stride, m, out,
+                            at.max_pool);
       });
       return;
     }
@@ -348,7 +386,7 @@ struct Winograd {
         const int64_t size = part.end - part.begin;
         float* m = static_cast<float*>(scratch(Scratch::task, kPoints * size * kPanelFloats * 4));
         panel_of_tiles<T>(p, tiles, packed, task / tile_blocks, block.begin + part.begin, size,
-                          v + part.begin * v_stride, point_stride, m, out);
+                          v + part.begin * v_stride, point_stride, m, out, at.max_pool);
       });
     }
   }
