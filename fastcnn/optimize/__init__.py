@@ -58,26 +58,30 @@ def optimize(model: nn.Module, *, report: bool = False, cuda_graphs: bool = True
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model is {type(model).__name__}; a torch.nn.Module is needed")
-    optimized = _optimize(eval_copy(model), cuda_graphs, alone=True)
+    optimized = _optimize(eval_copy(model), model, cuda_graphs, alone=True)
     if report:
         print(explain(optimized))
     return optimized
 
 
-def _optimize(copied: nn.Module, cuda_graphs: bool, alone: bool) -> nn.Module:
-    """Rewrites a module that `eval_copy` made; where tracing cannot follow it, the modules in it one by one."""
+def _optimize(copied: nn.Module, given: nn.Module, cuda_graphs: bool, alone: bool) -> nn.Module:
+    """Rewrites what `eval_copy` made of the given module; where tracing cannot follow it, the modules in it."""
     try:
         network = capture(copied)
         for rewrite in PASSES:
             rewrite(network)
         network.drop_unused()
-        return Optimized(network, cuda_graphs, alone)
+        return Optimized(network, cuda_graphs, alone, given)
     except Exception as error:
         # User code may raise anything when it meets a tensor without data.
         reason = f"{type(copied).__name__}: {error}"
         for path, module in _parts(copied):
             parent, _, name = path.rpartition(".")
-            setattr(copied.get_submodule(parent), name, _optimize(module, cuda_graphs, alone=False))
+            setattr(
+                copied.get_submodule(parent),
+                name,
+                _optimize(module, given.get_submodule(path), cuda_graphs, alone=False),
+            )
         return PerLayer(copied, reason)
 
 

@@ -40,7 +40,7 @@ class Optimized(_Inference):
     # A program holds a few hundred small structs; the packed weights are shared by all.
     MAX_PROGRAMS = 64
 
-    def __init__(self, network: Network, use_cuda_graphs: bool, alone: bool) -> None:
+    def __init__(self, network: Network, use_cuda_graphs: bool, alone: bool, given: nn.Module | None = None) -> None:
         super().__init__()
         network.graph.lint()
         self.use_cuda_graphs = use_cuda_graphs
@@ -52,6 +52,18 @@ class Optimized(_Inference):
         self._lock = threading.RLock()
         self.register_load_state_dict_post_hook(lambda module, _: module._forget())
         self._forget()
+        if given is not None:
+            self._watch(given)
+
+    def _watch(self, given: nn.Module) -> None:
+        """Notices changes also of the given model's tensors that the passes copied, in folding for example."""
+        shared = {t.data_ptr() for t in self._counted}
+        for tensor in (*given.parameters(), *given.buffers()):
+            if tensor.is_floating_point() and not tensor.is_inference() and tensor.data_ptr() not in shared:
+                version = tensor.detach()
+                version.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)  # its counter, not its memory
+                self._counted.append(version)
+        self._version = self._current_version()
 
     def _forget(self) -> None:
         """Drops everything made from the weights."""
