@@ -27,7 +27,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { font: 15px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 68rem; margin: 0 auto;
   padding: 2.5rem 1.5rem; }
-h1 { font-size: 1.9rem; margin: 0 0 .3rem; }
+h1 { font-size: 1.9rem; margin: 0 0 .3rem; } * + h1 { margin-top: 5rem; }
 h2 { margin: 3rem 0 .4rem; font-size: 1.35rem; } h3 { margin: 2rem 0 .4rem; }
 p, li { max-width: 46rem; } .muted { color: var(--muted); } a { color: var(--own); }
 .cards { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.5rem 0; }
@@ -117,6 +117,8 @@ def _cards(results: Results) -> str:
     if compared:
         won = sum((speed_up(case, "best") or 0) > 1 for case in compared)
         cards.append((f"{won} of {len(compared)}", "networks and batches where fastcnn is the fastest"))
+    if not cards:
+        return ""
     return (
         "<div class='cards'>"
         + "".join(f"<div class='card'><b>{value}</b><span>{escape(text)}</span></div>" for value, text in cards)
@@ -131,28 +133,23 @@ def _tables(results: Results) -> str:
         "op": "Operators",
         "overhead": "Cost of a call",
     }
-    parts = []
+    parts: list[str] = []
     for kind, heading in titles.items():
         cases = [rows for case, rows in results.cases.items() if case[0] == kind]
         if cases:
-            parts.append(f"<details{' open' if kind == 'network' else ''}><summary>{heading}: every figure</summary>")
+            parts.append(f"<details{'' if parts else ' open'}><summary>{heading}: every figure</summary>")
             parts.append(_table(cases) + "</details>")
     return "<h2>Figures</h2><p class='muted'>Medians. A click on a heading sorts.</p>" + "".join(parts)
 
 
 def _table(cases: list[dict[str, Row]]) -> str:
     names = [name for name in ORDER if any(name in rows for rows in cases)]
-    head = ["case", *(NAMES[name] for name in names), "best other / fastcnn", "of floor", "error", "kernel"]
+    # The ratio first: what is at the right of many engines has to be scrolled to.
+    head = ["case", "best other / fastcnn", *(NAMES[name] for name in names), "of floor", "error", "kernel"]
     lines = []
     for rows in cases:
         own, first = rows.get("fastcnn"), next(iter(rows.values()))
         cells = [f"<td>{escape(title(first))}</td>"]
-        for name in names:
-            row = rows.get(name)
-            kind = " class='own'" if name == "fastcnn" else ""
-            cells.append(
-                f"<td{kind} data-value='{row.seconds}'>{seconds(row.seconds)}</td>" if row is not None else "<td>-</td>"
-            )
         ratio = speed_up(rows, "best")
         best = best_other(rows)
         if ratio is None or best is None:
@@ -160,6 +157,12 @@ def _table(cases: list[dict[str, Row]]) -> str:
         else:
             kind = "win" if ratio > 1 else "loss"
             cells.append(f"<td class='{kind}' data-value='{ratio}'>{ratio:.2f} ({NAMES[best.contender]})</td>")
+        for name in names:
+            row = rows.get(name)
+            kind = " class='own'" if name == "fastcnn" else ""
+            cells.append(
+                f"<td{kind} data-value='{row.seconds}'>{seconds(row.seconds)}</td>" if row is not None else "<td>-</td>"
+            )
         if own is None:
             cells += ["<td>-</td>"] * 3
         else:

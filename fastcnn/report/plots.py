@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -195,10 +196,12 @@ def layer_bars(results: Results, most: int = 48) -> Figure | None:
     heaviest = sorted(cases, key=lambda rows: -weight[id(rows)])[:most]
     heaviest.sort(key=lambda rows: (rows["fastcnn"].subject != "conv2d", rows["fastcnn"].subject, -_ratio(rows)))
     figure, axis = _subplots(figsize=(8.5, 0.6 + 0.21 * len(heaviest)))
+    several = any(len(others(rows)) > 1 for rows in heaviest)
     for y, rows in enumerate(heaviest):
         eager, best = _ratio(rows), speed_up(rows, "best") or 0.0
         axis.barh(y, eager, 0.72, color=COLOURS["eager"] if eager >= 1 else "#d9a59b")
-        axis.plot([best, best], [y - 0.36, y + 0.36], color=INK, linewidth=2)
+        if several:
+            axis.plot([best, best], [y - 0.36, y + 0.36], color=INK, linewidth=2)
         axis.annotate(f"{eager:.1f}", (max(eager, best), y), xytext=(4, 0), textcoords="offset points", va="center",
                       fontsize=7.5, color=MUTED)  # fmt: skip
     axis.axvline(1, color=COLOURS["fastcnn"], linewidth=1.6)
@@ -210,8 +213,9 @@ def layer_bars(results: Results, most: int = 48) -> Figure | None:
     axis.set_xlabel("time / fastcnn's")
     axis.grid(axis="x", color=GRID)
     axis.tick_params(axis="y", length=0)
+    best_line = [_line(INK, "the best other")] if several else []
     axis.legend(
-        handles=[_patch("eager"), _line(INK, "the best other"), _line(COLOURS["fastcnn"], "fastcnn = 1")],
+        handles=[_patch("eager"), *best_line, _line(COLOURS["fastcnn"], "fastcnn = 1")],
         ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=9,
     )  # fmt: skip
     figure.tight_layout()
@@ -254,9 +258,9 @@ def roofline(results: Results) -> Figure | None:
         rate = ceilings.bandwidth[size] / 1e9
         axis.plot(x, np.minimum(peak, x * rate), color=INK if place == "memory" else MUTED,
                   linestyle="-" if place == "memory" else "--", linewidth=1.3)  # fmt: skip
-        axis.annotate(f"{place}, {rate:.0f} GB/s", (low * 1.15, low * 1.15 * rate), rotation=45, fontsize=8,
-                      color=MUTED, va="bottom", rotation_mode="anchor",
-                      transform_rotates_text=True)  # fmt: skip
+        axis.annotate(f"{place}, {rate:.0f} GB/s", (low * 1.15, low * 1.15 * rate),
+                      rotation=math.degrees(math.atan(rate)), fontsize=8, color=MUTED, va="bottom",
+                      rotation_mode="anchor", transform_rotates_text=True)  # fmt: skip
     axis.annotate(f"products, {peak:.0f} GFLOP/s", (high, peak), ha="right", va="bottom", fontsize=8, color=MUTED)
     for function, (colour, marker) in FUNCTIONS.items():
         mine = [row for row in rows if row.subject == function]
