@@ -79,6 +79,29 @@ def test_a_wrong_result_is_not_timed(monkeypatch, spoil):
     assert len(calls) == 1  # the check alone
 
 
+def test_every_contender_is_timed_by_its_own_call_and_has_its_own_error(monkeypatch):
+    calls = dict.fromkeys(("fastcnn", "eager"), 0)
+
+    def prepare(name, factor):
+        def made(workload):
+            def run():
+                calls[name] += 1
+                return workload.plain(*workload.inputs.values()) * factor
+
+            return run
+
+        return made
+
+    for name, factor in (("fastcnn", 1 + 2e-5), ("eager", 1.0)):
+        monkeypatch.setitem(CONTENDERS, name, Contender(name, prepare(name, factor), ("op",)))
+    found = run(["fastcnn", "eager"])
+    for name, error in (("fastcnn", 2e-5), ("eager", 0)):
+        assert found[name].extra_info["error"] == pytest.approx(error, abs=1e-6)
+        assert found[name].extra_info["contender"] == found[name].contender == name
+        timed = len(found[name].samples.seconds) * found[name].samples.iterations
+        assert calls[name] > timed
+
+
 def test_an_error_of_ours_is_raised_and_a_peers_reported(monkeypatch):
     def broken(workload):
         raise RuntimeError("no such kernel")

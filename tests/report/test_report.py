@@ -92,6 +92,20 @@ def test_report_against_an_older_file(folder, tmp_path):
     assert "Slower than" in (tmp_path / "page" / "report.html").read_text()
 
 
+def test_the_table_of_operators_is_of_batch_1(folder, tmp_path):
+    wider = [replace(case, batch=8) for case in some_cases() if case.kind == "op"]
+    for name, cases in (("one", some_cases()), ("more", [*some_cases(), *wider])):
+        made = file(cases)
+        first = next(r for r in made.rows if r.contender == "eager" and r.label.startswith("conv2d 3x3"))
+        first.data["stats"]["median"] *= 1.5
+        made.save(tmp_path / name / "results" / "made-up.json")
+    text = "<!-- fastcnn: table operators --><!-- end -->"
+    one, more = (docs.filled(text, tmp_path / name / "results") for name in ("one", "more"))
+    assert one == more
+    least, most = map(float, re.search(r"\| conv2d 3x3 \| 3 \| [\d.]+ \| ([\d.]+) \| ([\d.]+) \|", one).groups())
+    assert 1.9 < least < 2.1 < 2.8 < most < 3.2
+
+
 def test_slower_needs_more_than_a_slower_machine(made):
     assert slower(file(some_cases(), seed=1), made) == []
     found = slower(file(some_cases(), slower=1.5, seed=1), made)
