@@ -151,6 +151,7 @@ def bench(
         bool, typer.Option("--full", help="Every batch and contender, longer: hours, not minutes.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Write a result file: a name, or a folder.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Keep the other cases of the result file.")] = False,
 ) -> None:
     """Times a part of the suite against PyTorch and the installed peers, after checking every result."""
     from fastcnn.report import commands
@@ -158,7 +159,7 @@ def bench(
     with _reported():
         commands.bench(
             console, kinds=kinds.split(","), networks=networks, contenders=contenders, match=match, batches=batches,
-            device=device, quick=not full, seconds_each=seconds, memory=memory, threads=threads, output=output,
+            device=device, quick=not full, seconds_each=seconds, memory=memory, threads=threads, output=output, update=update,
         )  # fmt: skip
 
 

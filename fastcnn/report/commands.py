@@ -23,14 +23,16 @@ from fastcnn.report.summary import ORDER, best_other, slower
 def bench(
     console: Console, *, kinds: Iterable[str] = ("network", "op", "overhead"), networks: str = "",
     contenders: str = "", match: str = "", batches: str = "", device: str = "", quick: bool = True,
-    seconds_each: float = 0.0, memory: bool = False, threads: int = 0, output: Path | None = None,
+    seconds_each: float = 0.0, memory: bool = False, threads: int = 0, output: Path | None = None, update: bool = False,
 ) -> Results:  # fmt: skip
     """Runs the chosen cases with a progress bar and prints a table; `output` is a file or a folder.
 
-    The file is written anew after every case, so that an interrupted run keeps what it has.
+    The file is written anew after every case, so that an interrupted run keeps what it has. With `update` it keeps the
+    cases that were not chosen, too: each row names its own commit.
 
     Raises:
-        ValueError: an unknown kind, network, contender or device, or nothing was chosen.
+        ValueError: an unknown kind, network, contender or device, nothing was chosen, or the file to update is of
+            another device or number of threads.
         WrongResult: at the end, if a contender computed something wrong; it was not timed.
     """
     if threads:
@@ -51,23 +53,36 @@ def bench(
     if not chosen:
         raise ValueError(f"bench: no case is called {match!r} in {', '.join(kinds)}")
     output = result_file(output, device)
-    rows: list[dict[str, Any]] = []
+    old = Results.load(output) if update and output is not None else None
+    if old is not None:
+        theirs = f"{old.about['device']} with {old.about['threads']} threads"
+        mine = f"{results.device_name(device)} with {torch.get_num_threads()} threads"
+        if theirs != mine:
+            raise ValueError(f"bench: {output} is of {theirs}, this is {mine}")
+    rows: dict[str, list[dict[str, Any]]] = {}  # by case
+    for row in old.rows if old is not None else []:
+        rows.setdefault(row.data["group"], []).append(row.data)
     wrong: list[WrongResult] = []
     warn_if_busy(console)
     with progress_bar(console) as progress:
         task = progress.add_task("ceilings of the device", total=len(chosen))
         ceilings = roofline.measure(device, plan.selection.dtypes)
         about = results.about(device, ceilings.to_json(), plan.settings)
+        if old is not None:
+            measured = {case.group for case in chosen}
+            about["missing"] += [missing for missing in old.about["missing"] if missing["case"] not in measured]
+        made = results.assemble([], about)
         for case in chosen:
             progress.update(task, description=case.group)
-            wrong += _one(case, plan, ceilings, rows, about["missing"])
+            rows[case.group] = []
+            wrong += _one(case, plan, ceilings, rows[case.group], about["missing"])
             progress.advance(task)
+            made = results.assemble([row for case_rows in rows.values() for row in case_rows], about)
             if output is not None:
-                results.assemble(rows, about).save(output)
-    made = results.assemble(rows, about)
+                made.save(output)
     print_table(made, console)
     if output is not None:
-        console.print(f"[bold]{output}[/bold]: {len(rows)} rows", highlight=False)
+        console.print(f"[bold]{output}[/bold]: {len(made.rows)} rows", highlight=False)
     for failure in wrong:
         console.print(f"[red]wrong result[/red]: {failure}", highlight=False)
     if wrong:

@@ -148,6 +148,34 @@ def test_bench_writes_a_result_file(tmp_path, monkeypatch):
     assert "2 rows" in text
 
 
+def test_bench_updates_a_result_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(roofline, "measure", lambda *_: CEILINGS)
+    monkeypatch.setattr("fastcnn.report.results.commit", lambda: {"id": "one", "dirty": False})
+    file = tmp_path / "made.json"
+
+    def bench(**options):
+        arguments = {"kinds": ("overhead",), "networks": "lenet5", "contenders": "fastcnn,eager", "output": file}
+        commands.bench(Console(quiet=True), device="cpu", **{**arguments, **options})
+        return Results.load(file)
+
+    before = bench(match="tiny add")
+    assert {row.subject for row in before.rows} == {"add_relu"}
+    both = bench(match="tiny max_pool2d", update=True)
+    assert both.rows[:2] == before.rows
+    assert [row.subject for row in both.rows] == ["add_relu", "add_relu", "max_pool2d", "max_pool2d"]
+    monkeypatch.setattr("fastcnn.report.results.commit", lambda: {"id": "two", "dirty": False})
+    again = bench(match="tiny add", update=True, contenders="fastcnn")
+    assert [(row.subject, row.commit) for row in again.rows] == [
+        ("add_relu", "two"), ("max_pool2d", "one"), ("max_pool2d", "one"),
+    ]  # fmt: skip
+    assert again.rows[1:] == both.rows[2:]
+
+    data = {**again.data, "fastcnn": {**again.data["fastcnn"], "device": "another"}}
+    Results(data).save(file)
+    with pytest.raises(ValueError, match=r"made.json is of another with \d+ threads, this is "):
+        bench(update=True)
+
+
 def test_table_names_the_missing(made):
     console = Console(width=200, record=True)
     commands.print_table(made, console)
