@@ -159,7 +159,8 @@ def bench(
     with _reported():
         commands.bench(
             console, kinds=kinds.split(","), networks=networks, contenders=contenders, match=match, batches=batches,
-            device=device, quick=not full, seconds_each=seconds, memory=memory, threads=threads, output=output, update=update,
+            device=device, quick=not full, seconds_each=seconds, memory=memory, threads=threads, output=output,
+            update=update,
         )  # fmt: skip
 
 
