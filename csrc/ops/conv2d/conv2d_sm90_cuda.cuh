@@ -74,6 +74,19 @@ __device__ __forceinline__ uint32_t slice_offset(int row, int byte) {
   return offset ^ (((offset >> 7) & kMask) << 4);
 }
 
+// The next stage of the ring of tiles in flight; the phase changes each time round.
+template <int kStages>
+struct Sm90Slot {
+  int stage = 0, phase = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
 // A consumer warpgroup's half of the staging tile: the residual comes in there, the result goes out from
 // there.
 template <class T, class Tile>
@@ -84,6 +97,15 @@ struct Sm90Staging {
   char* own_memory;      // the half as a pointer
   int residual_phase = 0;
   int n = 0, p = 0, q = 0, k = 0;  // where the half lies in the output
+
+  __device__ __forceinline__ Sm90Staging(const Conv2dSm90Params& params, char* shared, uint32_t staging,
+                                         uint32_t residual_full)
+      : params(params),
+        half(threadIdx.x / 128 - 1),
+        thread(threadIdx.x % 128),
+        own(staging + half * Tile::kHalfBytes),
+        loaded(residual_full + 8 * half),
+        own_memory(shared + (own - shared_address(shared))) {}
 
   __device__ __forceinline__ void begin(const Sm90Position& at) {
     n = at.n + half * params.half_n;
@@ -186,7 +208,7 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
   if (warpgroup == 0) {
     release_registers<40>();
     if (threadIdx.x == 0) {
-      int stage = 0, phase = 0;
+      Sm90Slot<kStages> slot;
       for (int64_t tile = blockIdx.x; tile < params.tiles; tile += gridDim.x) {
         const Sm90Position at = tile_position(params, tile, kN);
         const int h0 = at.p * static_cast<int>(p.stride_h) - static_cast<int>(p.pad_h);
@@ -195,15 +217,12 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
           const int h = h0 + tap / S * static_cast<int>(p.dilation_h),
                     w = w0 + tap % S * static_cast<int>(p.dilation_w);
           for (int block = 0; block < params.channel_blocks; block++) {
-            mbarrier_wait(empty + 8 * stage, phase ^ 1);
-            const uint32_t a = ring + stage * Tile::kStageBytes, c = block * kBlockChannels;
-            mbarrier_arrive_expect_tx(full + 8 * stage, Tile::kStageBytes);
-            tma_load_4d(a, &params.x, full + 8 * stage, c, w, h, at.n);
-            tma_load_3d(a + kSm90BytesA, &params.weight, full + 8 * stage, c, tap, at.k);
-            if (++stage == kStages) {
-              stage = 0;
-              phase ^= 1;
-            }
+            mbarrier_wait(empty + 8 * slot.stage, slot.phase ^ 1);
+            const uint32_t a = ring + slot.stage * Tile::kStageBytes, c = block * kBlockChannels;
+            mbarrier_arrive_expect_tx(full + 8 * slot.stage, Tile::kStageBytes);
+            tma_load_4d(a, &params.x, full + 8 * slot.stage, c, w, h, at.n);
+            tma_load_3d(a + kSm90BytesA, &params.weight, full + 8 * slot.stage, c, tap, at.k);
+            slot.advance();
           }
         }
       }
@@ -211,21 +230,15 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
   } else {
     acquire_registers<232>();
     const int half = warpgroup - 1, lane = threadIdx.x % 32;
-    const uint32_t own = staging + half * Tile::kHalfBytes;
-    Sm90Staging<T, Tile> output{params,
-                                half,
-                                static_cast<int>(threadIdx.x % 128),
-                                own,
-                                residual_full + 8 * half,
-                                shared + (own - shared_address(shared))};
-    int stage = 0, phase = 0;
+    Sm90Staging<T, Tile> output(params, shared, staging, residual_full);
+    Sm90Slot<kStages> slot;
     float sum[kN / 2];
     for (int64_t tile = blockIdx.x; tile < params.tiles; tile += gridDim.x) {
       output.begin(tile_position(params, tile, kN));
       int previous = 0;
       for (int step = 0; step < steps; step++) {
-        mbarrier_wait(full + 8 * stage, phase);
-        const uint32_t a = ring + stage * Tile::kStageBytes;
+        mbarrier_wait(full + 8 * slot.stage, slot.phase);
+        const uint32_t a = ring + slot.stage * Tile::kStageBytes;
         const uint64_t descriptor_a = wgmma_descriptor(a + half * kSm90Half * kSm90RowBytes);
         const uint64_t descriptor_b = wgmma_descriptor(a + kSm90BytesA);
         wgmma_fence();
@@ -237,11 +250,8 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
         // One group stays in flight; the stage before it is free.
         wgmma_wait<1>();
         if (step > 0 && lane == 0) mbarrier_arrive(empty + 8 * previous);
-        previous = stage;
-        if (++stage == kStages) {
-          stage = 0;
-          phase ^= 1;
-        }
+        previous = slot.stage;
+        slot.advance();
       }
       wgmma_wait<0>();
       if (lane == 0) mbarrier_arrive(empty + 8 * previous);

@@ -54,41 +54,33 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
       for (int tap = 0; tap < R * S; tap++)
         tma_load_3d(filter + tap * kSm90FilterBytes, &params.weight, filter_full, 0, tap, 0);
       const uint32_t box_bytes = (kSm90Pixels + ((R - 1) << params.log_tile_w)) * kSm90RowBytes;
-      int stage = 0, phase = 0;
+      Sm90Slot<kStages> slot;
       for (int64_t tile = blockIdx.x; tile < params.tiles; tile += gridDim.x) {
         const Sm90Position at = tile_position(params, tile, kN);
         const int h = at.p - static_cast<int>(p.pad_h), w = at.q - static_cast<int>(p.pad_w);
         for (int s = 0; s < S; s++) {
-          mbarrier_wait(empty + 8 * stage, phase ^ 1);
-          mbarrier_arrive_expect_tx(full + 8 * stage, box_bytes);
-          tma_load_4d(ring + stage * Tile::kStageBytes, &params.x, full + 8 * stage, 0, w + s, h, at.n);
-          if (++stage == kStages) {
-            stage = 0;
-            phase ^= 1;
-          }
+          mbarrier_wait(empty + 8 * slot.stage, slot.phase ^ 1);
+          mbarrier_arrive_expect_tx(full + 8 * slot.stage, box_bytes);
+          tma_load_4d(ring + slot.stage * Tile::kStageBytes, &params.x, full + 8 * slot.stage, 0, w + s, h,
+                      at.n);
+          slot.advance();
         }
       }
     }
   } else {
     acquire_registers<232>();
     const int half = warpgroup - 1, lane = threadIdx.x % 32;
-    const uint32_t own = staging + half * Tile::kHalfBytes;
-    Sm90Staging<T, Tile> output{params,
-                                half,
-                                static_cast<int>(threadIdx.x % 128),
-                                own,
-                                residual_full + 8 * half,
-                                shared + (own - shared_address(shared))};
+    Sm90Staging<T, Tile> output(params, shared, staging, residual_full);
     const uint32_t row_bytes = kSm90RowBytes << params.log_tile_w;  // of a row of the tile
-    int stage = 0, phase = 0;
+    Sm90Slot<kStages> slot;
     float sum[kN / 2];
     mbarrier_wait(filter_full, 0);
     for (int64_t tile = blockIdx.x; tile < params.tiles; tile += gridDim.x) {
       output.begin(tile_position(params, tile, kN));
       int previous = 0;
       for (int s = 0; s < S; s++) {
-        mbarrier_wait(full + 8 * stage, phase);
-        const uint32_t a = ring + stage * Tile::kStageBytes + half * kSm90Half * kSm90RowBytes;
+        mbarrier_wait(full + 8 * slot.stage, slot.phase);
+        const uint32_t a = ring + slot.stage * Tile::kStageBytes + half * kSm90Half * kSm90RowBytes;
         wgmma_fence();
 #pragma unroll  // a loop would come between products in flight and their registers
         for (int r = 0; r < R; r++) {
@@ -103,11 +95,8 @@ __global__ void __launch_bounds__(kSm90Threads, 1)
         // One group stays in flight; the stage before it is free.
         wgmma_wait<1>();
         if (s > 0 && lane == 0) mbarrier_arrive(empty + 8 * previous);
-        previous = stage;
-        if (++stage == kStages) {
-          stage = 0;
-          phase ^= 1;
-        }
+        previous = slot.stage;
+        slot.advance();
       }
       wgmma_wait<0>();
       if (lane == 0) mbarrier_arrive(empty + 8 * previous);
