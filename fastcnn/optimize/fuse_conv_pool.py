@@ -1,6 +1,6 @@
 """A convolution and the max-pooling that alone reads it become one call: GPU kernels compute a stem so.
 
-Not among PASSES: a CPU's plan has a kernel for each, and keeps them apart. A program for a GPU starts with it.
+Not among PASSES: a CPU's plan chooses its kernels when it is built. A program for a GPU starts with this pass.
 """
 
 from __future__ import annotations

@@ -140,6 +140,21 @@ def test_a_failed_launch_is_reported_and_served_by_pytorch(emulated_device, monk
     assert torch.equal(y, F.local_response_norm(x, 5))
 
 
+def test_a_failed_launch_of_a_pair_is_served_by_pytorch(emulated_device, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("conv2d_max_pool2d: out of memory")
+
+    monkeypatch.setattr(cuda_backend, "launch", fail)
+    pair = fastcnn.dispatch.SELECTORS["conv2d_max_pool2d"]
+    tensors = torch.randn(1, 3, 9, 9), torch.randn(4, 3, 3, 3), None, None
+    params = pair.normalise(tensors, ((2, 1, 1, 1, "relu"), (2, 1, 0, 1, False)))
+    with use_backend("auto"):
+        runner = pair.candidates[0].prepare(pair.infer((*tensors, None), params))
+    with pytest.warns(UserWarning, match="conv2d_max_pool2d.cuda.conv2d_max_pool2d failed, PyTorch's operator"):
+        y = runner(*tensors, None)
+    assert torch.equal(y, F.max_pool2d(F.conv2d(*tensors[:2], None, 2, 1).relu(), 2, 1))
+
+
 def test_a_demanded_backend_says_why_not():
     with use_backend("cuda"), pytest.raises(Unsupported, match="cuda lrn: the input is on cpu"):
         fastcnn.functional.local_response_norm(torch.randn(1, 4, 2, 2), 5)

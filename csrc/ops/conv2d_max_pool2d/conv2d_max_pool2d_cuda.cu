@@ -1,9 +1,7 @@
 // A block keeps its weights in shared memory and goes from tile to tile of pooled pixels. For each,
 //   1. the patch of x under the tile's windows goes into shared memory, zeros outside the image;
-//   2. implicit GEMM multiplies it by the weight: M the convolution's pixels under the windows, 256 of them
-//   or fewer,
-//      N output channels, k = (tap, channel). There is no unfolded tile: a warp reads its fragments from the
-//      patch;
+//   2. implicit GEMM multiplies it by the weight: M the convolution's pixels under the windows, at most 256,
+//      N output channels, k = (tap, channel). No tile is unfolded: a warp reads its fragments from the patch;
 //   3. the sums and the bias go to shared memory, rounded to the element type;
 //   4. each thread takes the maximum of a window for 16 bytes of channels, applies the activation and stores.
 // Rounding and the activations keep order, so the result is that of a convolution and a pool one after the
