@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fastcnn import __main__, tune
+from fastcnn import __main__, explain, tune
 from fastcnn.ops.conv2d import cpu
 from fastcnn.report import timing
 
@@ -23,9 +23,31 @@ def case() -> tune.Case:
 def test_every_capable_algorithm_is_timed(case: tune.Case) -> None:
     checked = tune.check(case, EFFORT)
     assert set(checked.seconds) == {"winograd_f4", "winograd_f2", "staged", "direct"}  # F6 is beyond the tolerance
-    assert checked.chosen in checked.seconds
+    with torch.no_grad():
+        (choice,) = explain(case.build().fast, *case.build().inputs.values()).choices
+    assert checked.chosen == choice.taken.name
     assert not checked.wrong
     assert checked.loss >= 1
+
+
+def test_loss_is_the_time_of_what_is_taken_over_the_fastest(case: tune.Case) -> None:
+    checked = tune.Checked(case, "taken", {"slow": 4.0, "taken": 3.0, "fast": 2.0})
+    assert (checked.fastest, checked.loss) == ("fast", 1.5)
+
+
+def test_weights_take_turns_and_are_packed_before() -> None:
+    weight, seen = torch.zeros(tune.BEYOND_CACHES // 8), []  # half as large as what no cache keeps
+
+    def runner(input: torch.Tensor, weight: torch.Tensor, *rest: torch.Tensor | None) -> torch.Tensor:
+        seen.append(weight.data_ptr())
+        return input
+
+    run = tune._rotated(runner, [torch.randn(1), weight, None, None])
+    packed = seen.copy()
+    for _ in range(4):
+        run()
+    assert len(set(packed)) == len(packed) == 2
+    assert seen[2:] == packed * 2
 
 
 def test_a_wrong_algorithm_is_not_timed(case: tune.Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,12 @@ def test_file_reads_back(made, folder):
     assert speed_up(rows, "mnn") is None
 
 
+def test_dtypes_are_cases_of_their_own():
+    case = Case("op", "conv2d", "tiny conv2d", call=TINY[3])
+    rows = [made_row(case, "fastcnn", 1.0, dtype=dtype) for dtype in ("float32", "float16")]
+    assert len(assemble(rows, {"commit": {}}).cases) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [(None, "no such result file"), ("{", "not a result file"), ("{}", "has format 1, this one None")],
