@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <tuple>
 
 #include "base/problem.h"
@@ -413,6 +414,20 @@ void bind_cpu(py::module_ m) {
       "copy_slice",
       [](const CopySliceProblem& problem, Address x, Address y, int threads) {
         FASTCNN_SELECT(copy_slice)(problem, at(x), at(y), threads);
+      },
+      Release());
+  m.def(
+      "concat",
+      [](const std::vector<CopySliceProblem>& problems, const std::vector<Address>& x, Address y,
+         int threads) {
+        if (problems.empty() || problems.size() != x.size())
+          throw std::invalid_argument("concat: " + std::to_string(x.size()) + " addresses for " +
+                                      std::to_string(problems.size()) +
+                                      " problems; one each, at least one, is needed");
+        std::vector<const void*> from;
+        for (Address address : x) from.push_back(at(address));
+        FASTCNN_SELECT(concat)(problems.data(), from.data(), static_cast<int64_t>(from.size()), at(y),
+                               threads);
       },
       Release());
   m.def(

@@ -158,8 +158,8 @@ class Selector:
     def _key(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None) -> Any:
         """What a choice is remembered by."""
         key = [params, current_backend(), torch.get_num_threads(), self.setting()]
-        for t in tensors:
-            key += (None,) if t is None else (t.shape, t.stride(), t.dtype, t.device)
+        for t in tensors:  # the answer of is_cpu is cheaper to hash than a device
+            key += (None,) if t is None else (t.shape, t.stride(), t.dtype, t.is_cpu or t.device)
         key.append(None if out is None else (out.shape, out.stride(), out.dtype, out.device))
         return tuple(key)
 
@@ -356,6 +356,12 @@ def _hashable(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(tuple(v) if isinstance(v, list) else v for v in values)
 
 
+# Asked at every call, so each attribute looked up on the way counts.
+_grad_enabled, _profiler_enabled = torch.is_grad_enabled, torch.autograd._profiler_enabled
+_dispatch_modes, _tracing_state = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+_transforms, _forward_ad = torch._C._functorch.peek_interpreter_stack, torch.autograd.forward_ad
+
+
 def _is_dense(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.layout is torch.strided
 
@@ -366,7 +372,7 @@ def _is_plain_inference(tensors: Sequence[Tensor | None]) -> bool:
     Skipping it is what keeps a small network from being all overhead: an operator of torch.library written
     in Python costs about ten times a call of the extension.
     """
-    return not torch.autograd._profiler_enabled() and is_inference(tensors)
+    return not _profiler_enabled() and is_inference(tensors)
 
 
 def is_inference(tensors: Sequence[Tensor | None]) -> bool:
@@ -375,19 +381,13 @@ def is_inference(tensors: Sequence[Tensor | None]) -> bool:
     for tensor in tensors:
         if tensor is not None and ((grad and tensor.requires_grad) or not (tensor.is_cpu or tensor.is_cuda)):
             return False
-    return not (
-        torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None or _needs_definition(tensors)
-    )
+    return not (_dispatch_modes() or _tracing_state() is not None or _needs_definition(tensors))
 
 
 def _needs_definition(tensors: Sequence[Tensor | None]) -> bool:
     """Whether only the differentiable definition serves: complex numbers, torch.func, forward-mode gradients."""
     first = tensors[0]
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or (first is not None and first.is_complex())
-    )
+    return _transforms() is not None or _forward_ad._current_level >= 0 or (first is not None and first.is_complex())
 
 
 def explain(fn_or_module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,6 @@ from torch import nn
 from fastcnn.dispatch import explain
 from fastcnn.optimize.canonicalise import canonicalise
 from fastcnn.optimize.capture import capture, eval_copy, has_hooks
-from fastcnn.optimize.flatten_images import flatten_images
 from fastcnn.optimize.fold_batch_norm import fold_batch_norm
 from fastcnn.optimize.fold_constants import fold_constants
 from fastcnn.optimize.functionalise import functionalise
@@ -30,7 +29,6 @@ PASSES = (
     fuse_residual,
     fuse_activation,
     fuse_lrn_pool,
-    flatten_images,
 )
 
 # A part without any of these gains nothing.

@@ -374,7 +374,6 @@ def _place(nodes: list[Node], inside: set[Node], meta: dict[Node, Any], views: d
     The last concatenation of a DenseNet block holds all the earlier ones: once its inputs are placed in it, an
     earlier one finds its own side by side, and needs no memory and no copy.
     """
-    needs_dense = {n.args[0] for n in nodes if n.target is v.flatten_channels_last}
 
     def own(node: Node) -> View:
         y = meta[node]
@@ -385,11 +384,11 @@ def _place(nodes: list[Node], inside: set[Node], meta: dict[Node, Any], views: d
             continue
         parts = node.args[0]
         if node not in views:
-            together = _side_by_side(parts, meta, views) if node not in needs_dense else None
+            together = _side_by_side(parts, meta, views)
             views[node] = together or own(node)
         whole, start = views[node], 0
         for part in parts:
-            placed = part in views or part not in inside or lower.is_view(part, meta) or part in needs_dense
+            placed = part in views or part not in inside or lower.is_view(part, meta)
             if not placed:
                 views[part] = View(whole.buffer, whole.offset + start, whole.stride)
             start += meta[part].shape[1]
@@ -400,9 +399,7 @@ def _place(nodes: list[Node], inside: set[Node], meta: dict[Node, Any], views: d
             views[node] = own(node)
             continue
         source = views[node.args[0]]
-        if node.target is v.flatten_channels_last:
-            source = View(source.buffer, source.offset, meta[node].shape[1])
-        elif node.target is not v.flatten:
+        if node.target is not v.flatten:
             start = lower.channel_slice(node, meta) or 0
             source = View(source.buffer, source.offset + start, source.stride)
         views[node] = source

@@ -185,11 +185,6 @@ def flatten(input: Tensor) -> Tensor:
     return input.flatten(1)
 
 
-def flatten_channels_last(input: Tensor) -> Tensor:
-    """Rows in (H, W, C) order, as channels_last tensors lie in memory: no copy there."""
-    return input.permute(0, 2, 3, 1).flatten(1)
-
-
 def subsample2d(
     input: Tensor, coefficient: Tensor, bias: Tensor, *, kernel_size: int, activation: str | None
 ) -> Tensor:

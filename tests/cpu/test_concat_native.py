@@ -34,3 +34,19 @@ def test_beyond_the_caches(isa: str) -> None:
     run(x, out.data, 2)
     assert torch.equal(out.data, x)
     out.assert_neighbours_untouched()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("pixels", "channels"), [(0, [8]), (37, [3]), (300, [64, 1, 33]), (40_000, [70, 160, 70])])
+@pytest.mark.parametrize("extra", [0, 5])
+def test_inputs_side_by_side(isa: str, dtype: torch.dtype, pixels: int, channels: list[int], extra: int) -> None:
+    xs = [torch.randn(pixels, C).to(dtype) for C in channels]
+    given = [sliced(x) if i % 2 else x for i, x in enumerate(xs)]
+    out = Slice((pixels, sum(channels)), dtype, extra, extra // 2)
+    shared = {"element_size": dtype.itemsize, "pixels": pixels, "y_stride": pixel_stride(out.data)}
+    problems = [problem("CopySlice", C=x.shape[1], x_stride=pixel_stride(x), **shared) for x in given]
+    _C.cpu.concat(problems, [x.data_ptr() for x in given], out.data.data_ptr(), 3)
+    assert torch.equal(out.data, torch.cat(xs, 1))
+    out.assert_neighbours_untouched()
+    with pytest.raises(ValueError, match="0 addresses for 1 problems"):
+        _C.cpu.concat(problems[:1], [], out.data.data_ptr(), 1)

@@ -305,3 +305,18 @@ def test_one_weight_is_packed_for_each_algorithm_that_shapes_choose():
         torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)
         algorithms |= {kernel for plan in optimized.program(x).plans for kernel in plan.kernels if "conv2d" in kernel}
     assert len(algorithms) > 1
+
+
+def test_linear_weights_are_read_wherever_they_lie():
+    wide = torch.full((9, 20), float("nan"))
+    wide[:, 3:14] = torch.randn(9, 11)
+    layers = [nn.Linear(11, 9) for _ in range(3)]
+    for layer, weight in zip(
+        layers, (wide[:, 3:14], torch.randn(11, 9).t(), torch.randn(1, 11).expand(9, 11)), strict=True
+    ):
+        layer.weight = nn.Parameter(weight)
+        x = torch.randn(5, 11)
+        model = nn.Sequential(nn.ReLU(), layer).eval()
+        torch.testing.assert_close(fastcnn.optimize(model)(x), model(x))
+        with torch.no_grad():
+            torch.testing.assert_close(fastcnn.functional.linear(x, layer.weight), x @ layer.weight.t())

@@ -134,10 +134,12 @@ def test_dropout_and_identity_vanish():
     assert kernels(model, 2, 3, 9, 7) == ["conv2d"]
 
 
-def test_flattened_image_reaches_linear_without_a_copy():
+def test_flattened_image_moves_and_the_weights_of_linear_stay():
     model = nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(48, 5))
-    assert kernels(model, 2, 3, 9, 7) == ["conv2d", "adaptive_avg_pool2d", "linear"]
-    assert kernels(model, 2, 3, 2, 3) == ["conv2d", "linear"], "pooling to the size that is there"
+    assert kernels(model, 2, 3, 9, 7) == ["conv2d", "adaptive_avg_pool2d", "to_channels_first", "linear"]
+    assert kernels(model, 2, 3, 2, 3) == ["conv2d", "to_channels_first", "linear"], "pooling to the size that is there"
+    (plan,) = fastcnn.optimize(model.eval()).program(torch.randn(2, 3, 9, 7)).plans
+    assert model[3].weight.data_ptr() in {t.data_ptr() for t in plan.constants}, "copied"
 
 
 def test_squeeze_and_excitation_is_native():

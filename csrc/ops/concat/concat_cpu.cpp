@@ -33,17 +33,32 @@ FASTCNN_INLINE void copy(const char* x, char* y, int64_t bytes, bool streaming) 
 
 }  // namespace
 
-void copy_slice(const CopySliceProblem& problem, const void* x, void* y, int threads) {
-  const int64_t size = problem.element_size;
-  const bool dense = problem.x_stride == problem.C && problem.y_stride == problem.C;
-  const int64_t bytes = problem.pixels * problem.C * size;
-  const bool streaming =
-      prepare_output(y, problem.pixels * problem.y_stride * size) && problem.C * size >= 4 * kBytes;
-  for_each_run(threads_for_bytes(threads, 2 * bytes), problem.pixels, problem.C, dense,
-               [&](int64_t pixel, int64_t channel, int64_t length) {
-                 copy((const char*)x + (pixel * problem.x_stride + channel) * size,
-                      (char*)y + (pixel * problem.y_stride + channel) * size, length * size, streaming);
+void concat(const CopySliceProblem* slices, const void* const* x, int64_t count, void* y, int threads) {
+  const int64_t size = slices[0].element_size, pixels = slices[0].pixels,
+                y_stride = slices[0].y_stride * size;
+  int64_t pixel_bytes = 0;
+  for (int64_t i = 0; i < count; ++i) pixel_bytes += slices[i].C * size;
+  const bool large = prepare_output(y, pixels * y_stride);
+  const int64_t per_task = max_of<int64_t>(1, (64 << 10) / max_of<int64_t>(1, pixel_bytes));
+  parallel_for(threads_for_bytes(threads, 2 * pixels * pixel_bytes), (pixels + per_task - 1) / per_task,
+               [&](int64_t task, int) {
+                 // Pixel by pixel, so that y is written in order: slice by slice took 12 % longer.
+                 for (int64_t pixel = task * per_task; pixel < min_of(pixels, (task + 1) * per_task);
+                      ++pixel) {
+                   char* to = (char*)y + pixel * y_stride;
+                   for (int64_t i = 0; i < count; ++i) {
+                     const int64_t bytes = slices[i].C * size;
+                     copy((const char*)x[i] + pixel * slices[i].x_stride * size, to, bytes,
+                          large && bytes >= 4 * kBytes);
+                     to += bytes;
+                   }
+                 }
+                 if (large) stream_end();
                });
+}
+
+void copy_slice(const CopySliceProblem& problem, const void* x, void* y, int threads) {
+  concat(&problem, &x, 1, y, threads);
 }
 
 }  // namespace fastcnn::FASTCNN_ISA

@@ -18,10 +18,10 @@ namespace {
 constexpr int kColumns = 4;
 constexpr int kTileRows = kWidth == 16  ? 6
                           : kWidth == 8 ? 3
-                                        : 2;  // 24 accumulators in 32 registers, 12, 8 in 16
-constexpr int64_t kLanes = kWidth * kStep;    // depths an instruction takes
-constexpr int64_t kDepth = 512;               // of a block; more runs into L1's 8 ways
-constexpr int64_t kPanel = 64;                // rows of weights a task reads a block of
+                                        : 2;        // 24 accumulators in 32 registers, 12, 8 in 16
+constexpr int64_t kLanes = kWidth * kStep;          // depths an instruction takes
+constexpr int64_t kDepth = 2048 / sizeof(Element);  // of a block; more runs into L1's 8 ways
+constexpr int64_t kPanel = 64;                      // rows of weights a task reads a block of
 
 typedef float Quad __attribute__((vector_size(16)));
 
@@ -187,7 +187,7 @@ void linear(const LinearProblem& p, const void* x, const void* weight, const flo
       const PackedRows rows{min_of(step, p.N - n), p.D};
       Element* packed = (Element*)scratch(Scratch::call, rows.rows * rows.depth() * sizeof(Element));
       const auto* from = (const decltype(type)*)x + n * p.x_stride;
-      parallel_for(threads_for_bytes(threads, rows.rows * p.D * 4), rows.groups(),
+      parallel_for(threads_for_bytes(threads, rows.rows * p.D), rows.groups(),
                    [&](int64_t i, int) { rows.pack_group(rows.group(i), from, p.x_stride, packed); });
       multiply(p, rows, packed, (const decltype(weight_type)*)weight, out.at(n, 0), threads);
     }

@@ -23,12 +23,12 @@ FASTCNN_INLINE Vec max_or_nan(Vec value, Vec acc) { return select(is_nan(value),
 template <PoolMode kMode, int U, class Row>
 FASTCNN_INLINE void reduce(Row&& row, int64_t c, int64_t rows, int64_t columns, int64_t column_step,
                            Vec (&acc)[U]) {
-#pragma GCC unroll 4
+#pragma GCC unroll 16
   for (int u = 0; u < U; ++u) acc[u] = broadcast(kMode == PoolMode::max ? -__builtin_inff() : 0.0f);
   for (int64_t r = 0; r < rows; ++r) {
     auto tap = row(r) + c;
     for (int64_t s = 0; s < columns; ++s, tap += column_step) {
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int u = 0; u < U; ++u) {
         const Vec value = load(tap + u * kWidth);
         acc[u] = kMode == PoolMode::max ? max_or_nan(value, acc[u]) : acc[u] + value;

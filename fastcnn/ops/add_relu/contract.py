@@ -35,7 +35,7 @@ class AddReluProblem(NamedTuple):
             return torch.empty_like(like)
         if len(self.output_shape) == 4:
             return layout.empty(self.output_shape, like)
-        return torch.empty(self.output_shape, dtype=like.dtype, device=like.device)
+        return like.new_empty(self.output_shape)
 
     def summary(self) -> str:
         size = "x".join(map(str, self.output_shape))

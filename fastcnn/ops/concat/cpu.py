@@ -1,4 +1,4 @@
-"""concat by the native CPU kernel: each input is copied into its channel slice."""
+"""concat by the native CPU kernel: the inputs are copied into their channel slices."""
 
 from __future__ import annotations
 
@@ -38,20 +38,19 @@ def native_problems(problem: ConcatProblem) -> list[tuple[Any, int]]:
 
 
 def _prepare(problem: ConcatProblem) -> Runner:
-    copy_slice, threads = native.library().cpu.copy_slice, problem.threads
-    shape, copies = problem.output_shape, native_problems(problem)
+    call, threads = native.library().cpu.concat, problem.threads
+    shape, structs = problem.output_shape, [struct for struct, _ in native_problems(problem)]
 
     def run(*tensors_and_out: Any) -> Tensor:
         *tensors, out = tensors_and_out
-        y = layout.empty(shape, tensors[0]) if out is None else out
-        for (struct, offset), tensor in zip(copies, tensors, strict=True):
-            x = layout.channels_last(tensor)
-            copy_slice(struct, x.data_ptr(), y.data_ptr() + offset, threads)
+        xs = [layout.channels_last(tensor) for tensor in tensors]
+        y = layout.empty(shape, xs[0]) if out is None else out
+        call(structs, [x.data_ptr() for x in xs], y.data_ptr(), threads)
         return y
 
     return run
 
 
 CANDIDATES: tuple[Candidate, ...] = (
-    Candidate("cpu", "copy_slice", _supports, _prepare, dtypes=("every dtype of PyTorch",)),
+    Candidate("cpu", "concat", _supports, _prepare, dtypes=("every dtype of PyTorch",)),
 )

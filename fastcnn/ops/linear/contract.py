@@ -24,12 +24,12 @@ class LinearProblem(NamedTuple):
     plain: bool  # weight is (M, D) and bias, if any, is (M,): what PyTorch also allows goes to the reference
     has_bias: bool
     activation: str | None
-    weight_stride: int
+    weight_stride: int | None  # of its rows; None if they are not contiguous, and a kernel needs a copy
     y_stride: int | None
     threads: int
 
     def empty_output(self, like: Tensor) -> Tensor:
-        return torch.empty(self.output_shape, dtype=like.dtype, device=like.device)
+        return like.new_empty(self.output_shape)
 
     def summary(self) -> str:
         text = f"{self.N}x{self.D} -> {self.M}" + ", bias" * self.has_bias
@@ -70,14 +70,9 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> LinearProblem:
     return LinearProblem(
         input.device, input.dtype, output_shape, prod(input.shape[:-1]), input.shape[-1],
         weight.shape[0] if weight.dim() == 2 else 1, plain, bias is not None, params[0],
-        weight.stride(0) if reads_in_place(weight) else input.shape[-1],
+        weight.stride(0) if weight.dim() == 2 and (weight.stride(1) == 1 or weight.shape[1] <= 1) else None,
         None if out is not None else prod(weight.shape[:-1]), torch.get_num_threads(),
     )  # fmt: skip
-
-
-def reads_in_place(weight: Tensor) -> bool:
-    """Whether a kernel can read the weight where it is, row by row; else it needs a contiguous copy."""
-    return weight.dim() == 2 and (weight.stride(1) == 1 or weight.shape[1] <= 1)
 
 
 def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastcnn import native
 from fastcnn.dispatch import Candidate, Runner
 from fastcnn.ops import native_cpu
-from fastcnn.ops.linear.contract import LinearProblem, reads_in_place
+from fastcnn.ops.linear.contract import LinearProblem
 
 
 def _supports(problem: LinearProblem) -> str | None:
@@ -30,28 +30,24 @@ def native_problem(problem: LinearProblem) -> Any:
         D=problem.D,
         M=problem.M,
         x_stride=problem.D,
-        weight_stride=problem.weight_stride,
+        weight_stride=problem.D if problem.weight_stride is None else problem.weight_stride,
         y_stride=problem.M,
     )
 
 
 def _prepare(problem: LinearProblem) -> Runner:
     call, struct, threads = native.library().cpu.linear, native_problem(problem), problem.threads
+    in_place = problem.weight_stride is not None
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
         x = input.contiguous()
-        w = rows(weight)
+        w = weight if in_place else weight.contiguous()
         b = None if bias is None else native_cpu.float32(bias)
         y = problem.empty_output(input)
         call(struct, x.data_ptr(), w.data_ptr(), native.pointer(b), y.data_ptr(), threads)
         return y
 
     return run
-
-
-def rows(weight: Tensor) -> Tensor:
-    """The weight as the kernel reads it: itself wherever possible."""
-    return weight if reads_in_place(weight) else weight.contiguous()
 
 
 CANDIDATES: tuple[Candidate, ...] = (Candidate("cpu", "linear", _supports, _prepare, dtypes=native_cpu.DTYPES),)

@@ -27,7 +27,7 @@ class RbfProblem(NamedTuple):
         return self.N, self.M
 
     def empty_output(self, like: Tensor) -> Tensor:
-        return torch.empty(self.output_shape, dtype=like.dtype, device=like.device)
+        return like.new_empty(self.output_shape)
 
     def summary(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
