@@ -30,6 +30,7 @@ from fastcnn.claims import (
 )
 from fastcnn.claims.common import Claim, Found, Part, verdict
 from fastcnn.nn import Inception
+from fastcnn.optimize import Optimized
 from fastcnn.report import docs, memory
 from fastcnn.report.measure import WrongResult
 from fastcnn.report.timing import Effort
@@ -110,6 +111,18 @@ def test_a_part_that_fails_leaves_the_rest():
     assert [part.holds for part in CLAIMS[1].judge(tables)] == [True, True, False, True]
 
 
+def test_one_row_that_fails_is_enough():
+    """Of claims that say "every"."""
+    tables = made_up(2, True)
+    tables[reduction.TIMES] = [tables[reduction.TIMES][0], made_up(2, False)[reduction.TIMES][0]]
+    assert not any(part.holds for part in CLAIMS[2].judge(tables))
+    tables = made_up(3, True)
+    for row in tables[inception.TIMES]:
+        if row["batch"] == 4:
+            row |= {f"{engine}, x GoogLeNet": 1.5 for engine in ENGINES}
+    assert not any(part.holds for part in CLAIMS[3].judge(tables))
+
+
 def test_an_activation_that_never_gets_there():
     tables = made_up(5, True)
     relu, tanh, sigmoid = tables[activation.EPOCHS_TO]
@@ -157,6 +170,8 @@ def test_reduction(monkeypatch):
     direct = shared + 9 * 192 * 128 + 25 * 192 * 32
     assert row["with, MFLOP"] * 1e6 == pytest.approx(2 * 25 * reduced)
     assert row["without, MFLOP"] * 1e6 == pytest.approx(2 * 25 * direct)
+    for engine in ENGINES:
+        assert row[f"{engine}, ratio"] == row[f"{engine} without, ms"]["ms"] / row[f"{engine} with, ms"]["ms"]
 
 
 def test_blocks_are_googlenets():
@@ -172,6 +187,13 @@ def test_blocks_are_googlenets():
             x = torch.empty(1, channels[0], 7, 7)
             assert without(x).shape == expected(x).shape
     assert len(inceptions) == 9
+
+
+def test_each_engine_is_timed_under_its_name(monkeypatch):
+    monkeypatch.setattr(common, "timed", lambda runs, truths, effort: {name: run.func for name, run in runs.items()})
+    found = common.compare({"net": nn.Sequential(nn.Conv2d(3, 4, 3)).eval()}, torch.randn(1, 3, 8, 8), SHORT)
+    assert isinstance(found["fastcnn"]["net"], Optimized)
+    assert not isinstance(found["PyTorch"]["net"], Optimized)
 
 
 def test_a_wrong_result_is_not_timed():
