@@ -20,6 +20,7 @@
 #include "ops/rbf/rbf_cpu.h"
 #include "ops/subsample2d/subsample2d_cpu.h"
 #include "plan/plan.h"
+#include "python/call.h"
 
 #if defined(FASTCNN_WITH_CUDA) || defined(FASTCNN_EMULATED)
 #include "base/status.h"
@@ -391,8 +392,17 @@ void bind_cuda(py::module_ m) {
 
 #endif
 
+using Addresses = void* const*;
+
+// What csrc/python/call.h calls a call.
+py::object bound(Py_ssize_t inputs, py::handle output, std::function<void(Addresses)> run) {
+  auto call = py::reinterpret_steal<py::object>(python::call(inputs, output.ptr(), std::move(run)));
+  if (!call) throw py::error_already_set();
+  return call;
+}
+
 void bind_cpu(py::module_ m) {
-  m.doc() = "CPU kernels. Addresses are ints, 0 where there is none; every call releases the GIL.";
+  m.doc() = "CPU kernels. Addresses are ints, 0 where there is none; every kernel releases the GIL.";
   m.def("isa", [] { return isa_name(isa()); });
   m.def("set_isa", &set_isa,
         "For tests: \"avx512\", \"avx2\" or \"baseline\"; packed weights must be packed again.");
@@ -409,62 +419,83 @@ void bind_cpu(py::module_ m) {
       },
       "What this processor can run, best first.");
 
+  // Each of these binds a kernel to its problem.
+  const py::arg threads("threads");
+  const py::arg_v output("output", py::none());
+  m.def(
+      "concat",
+      [=](const std::vector<CopySliceProblem>& slices, int threads, py::handle output) {
+        if (slices.empty()) throw std::invalid_argument("concat: no slices; at least one is needed");
+        const auto count = static_cast<Py_ssize_t>(slices.size());
+        return bound(count, output, [=](Addresses a) {
+          FASTCNN_SELECT(concat)(slices.data(), a, count, a[count], threads);
+        });
+      },
+      py::arg("slices"), threads, output);
+  m.def(
+      "add_relu",
+      [=](const AddReluProblem& problem, int threads, py::handle output) {
+        return bound(2, output,
+                     [=](Addresses a) { FASTCNN_SELECT(add_relu)(problem, a[0], a[1], a[2], threads); });
+      },
+      py::arg("problem"), threads, output);
+  m.def(
+      "pool2d",
+      [=](const Pool2dProblem& problem, int threads, py::handle output) {
+        return bound(1, output, [=](Addresses a) { FASTCNN_SELECT(pool2d)(problem, a[0], a[1], threads); });
+      },
+      py::arg("problem"), threads, output);
+  m.def(
+      "adaptive_avg_pool2d",
+      [=](const AdaptiveAvgPool2dProblem& problem, int threads, py::handle output) {
+        return bound(1, output,
+                     [=](Addresses a) { FASTCNN_SELECT(adaptive_avg_pool2d)(problem, a[0], a[1], threads); });
+      },
+      py::arg("problem"), threads, output);
+  m.def(
+      "lrn",
+      [=](const LrnProblem& problem, int threads, py::handle output) {
+        return bound(1, output, [=](Addresses a) { FASTCNN_SELECT(lrn)(problem, a[0], a[1], threads); });
+      },
+      py::arg("problem"), threads, output);
+  m.def(
+      "lrn_max_pool2d",
+      [=](const LrnProblem& lrn, const Pool2dProblem& pool, int threads, py::handle output) {
+        return bound(1, output,
+                     [=](Addresses a) { FASTCNN_SELECT(lrn_max_pool2d)(lrn, pool, a[0], a[1], threads); });
+      },
+      py::arg("lrn"), py::arg("pool"), threads, output);
+  m.def(
+      "subsample2d",
+      [=](const Subsample2dProblem& problem, int threads, py::handle output) {
+        return bound(3, output, [=](Addresses a) {
+          FASTCNN_SELECT(subsample2d)(problem, a[0], static_cast<float*>(a[1]), static_cast<float*>(a[2]),
+                                      a[3], threads);
+        });
+      },
+      py::arg("problem"), threads, output);
+  m.def(
+      "linear",
+      [=](const LinearProblem& problem, int threads, py::handle output) {
+        return bound(3, output, [=](Addresses a) {
+          linear(problem, a[0], a[1], static_cast<float*>(a[2]), a[3], threads);
+        });
+      },
+      py::arg("problem"), threads, output);
+  m.def(
+      "rbf",
+      [=](const RbfProblem& problem, int threads, py::handle output) {
+        return bound(2, output, [=](Addresses a) {
+          FASTCNN_SELECT(rbf)(problem, a[0], static_cast<float*>(a[1]), a[2], threads);
+        });
+      },
+      py::arg("problem"), threads, output);
+
   using Release = py::call_guard<py::gil_scoped_release>;
   m.def(
       "copy_slice",
       [](const CopySliceProblem& problem, Address x, Address y, int threads) {
         FASTCNN_SELECT(copy_slice)(problem, at(x), at(y), threads);
-      },
-      Release());
-  m.def(
-      "concat",
-      [](const std::vector<CopySliceProblem>& problems, const std::vector<Address>& x, Address y,
-         int threads) {
-        if (problems.empty() || problems.size() != x.size())
-          throw std::invalid_argument("concat: " + std::to_string(x.size()) + " addresses for " +
-                                      std::to_string(problems.size()) +
-                                      " problems; one each, at least one, is needed");
-        std::vector<const void*> from;
-        for (Address address : x) from.push_back(at(address));
-        FASTCNN_SELECT(concat)(problems.data(), from.data(), static_cast<int64_t>(from.size()), at(y),
-                               threads);
-      },
-      Release());
-  m.def(
-      "add_relu",
-      [](const AddReluProblem& problem, Address a, Address b, Address y, int threads) {
-        FASTCNN_SELECT(add_relu)(problem, at(a), at(b), at(y), threads);
-      },
-      Release());
-  m.def(
-      "pool2d",
-      [](const Pool2dProblem& problem, Address x, Address y, int threads) {
-        FASTCNN_SELECT(pool2d)(problem, at(x), at(y), threads);
-      },
-      Release());
-  m.def(
-      "adaptive_avg_pool2d",
-      [](const AdaptiveAvgPool2dProblem& problem, Address x, Address y, int threads) {
-        FASTCNN_SELECT(adaptive_avg_pool2d)(problem, at(x), at(y), threads);
-      },
-      Release());
-  m.def(
-      "lrn",
-      [](const LrnProblem& problem, Address x, Address y, int threads) {
-        FASTCNN_SELECT(lrn)(problem, at(x), at(y), threads);
-      },
-      Release());
-  m.def(
-      "lrn_max_pool2d",
-      [](const LrnProblem& lrn, const Pool2dProblem& pool, Address x, Address y, int threads) {
-        FASTCNN_SELECT(lrn_max_pool2d)(lrn, pool, at(x), at(y), threads);
-      },
-      Release());
-  m.def(
-      "subsample2d",
-      [](const Subsample2dProblem& problem, Address x, Address coefficient, Address bias, Address y,
-         int threads) {
-        FASTCNN_SELECT(subsample2d)(problem, at(x), at<float>(coefficient), at<float>(bias), at(y), threads);
       },
       Release());
   m.def(
@@ -483,18 +514,6 @@ void bind_cpu(py::module_ m) {
       "to_channels_first",
       [](const LayoutProblem& problem, Address x, Address y, int threads) {
         to_channels_first(problem, at(x), at(y), threads);
-      },
-      Release());
-  m.def(
-      "linear",
-      [](const LinearProblem& problem, Address x, Address weight, Address bias, Address y, int threads) {
-        linear(problem, at(x), at(weight), at<float>(bias), at(y), threads);
-      },
-      Release());
-  m.def(
-      "rbf",
-      [](const RbfProblem& problem, Address x, Address centers, Address y, int threads) {
-        FASTCNN_SELECT(rbf)(problem, at(x), at<float>(centers), at(y), threads);
       },
       Release());
 }
@@ -517,15 +536,13 @@ void bind_cpu_conv2d(py::module_& m) {
           },
           py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"))
       .def(
-          "run",
-          [](const Conv2d& self, uintptr_t x, uintptr_t packed, uintptr_t bias, uintptr_t residual,
-             uintptr_t y, int threads) {
-            self.run(reinterpret_cast<const void*>(x), reinterpret_cast<const void*>(packed),
-                     reinterpret_cast<const float*>(bias), reinterpret_cast<const void*>(residual),
-                     reinterpret_cast<void*>(y), threads);
+          "bound",
+          [](const py::object& self, int threads, py::handle output) {
+            return bound(4, output, [self, &conv = self.cast<const Conv2d&>(), threads](Addresses a) {
+              conv.run(a[0], a[1], static_cast<float*>(a[2]), a[3], a[4], threads);
+            });
           },
-          py::call_guard<py::gil_scoped_release>(), py::arg("x"), py::arg("packed"), py::arg("bias"),
-          py::arg("residual"), py::arg("y"), py::arg("threads"));
+          py::arg("threads"), py::arg("output") = py::none());
 }
 
 // A tensor of a plan, as Python gives it: (buffer, byte offset), a buffer alone, or None.
@@ -627,6 +644,7 @@ PYBIND11_MODULE(_C, m) {
   isa();  // a wrong FASTCNN_CPU_ISA fails here, before any type is registered, so that a second import says
           // the same
   bind_problems(m);
+  if (python::add_functions(m.ptr())) throw py::error_already_set();
   auto cpu = m.def_submodule("cpu");
   bind_cpu(cpu);
   bind_cpu_conv2d(cpu);

@@ -7,7 +7,8 @@ set(FASTCNN_CPU_SOURCES
   cpu/thread_pool.cpp
   ops/conv2d/conv2d_cpu.cpp
   ops/layout/layout_cpu.cpp
-  plan/plan.cpp)
+  plan/plan.cpp
+  python/call.cpp)
 set(FASTCNN_ISA_SOURCES
   ops/add_relu/add_relu_cpu.cpp
   ops/concat/concat_cpu.cpp

@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastcnn import native
 
 BACKENDS = ("auto", "cuda", "triton", "cpu", "reference")
 
@@ -49,13 +52,13 @@ def _known_backend(name: object, source: str) -> str:
     return str(name)
 
 
-_global_backend = _known_backend(os.environ.get("FASTCNN_BACKEND", "auto"), "FASTCNN_BACKEND")
+_global_backend = [_known_backend(os.environ.get("FASTCNN_BACKEND", "auto"), "FASTCNN_BACKEND")]
 _local_backend: ContextVar[str | None] = ContextVar("fastcnn_backend", default=None)
 
 
 def current_backend() -> str:
     """The backend in force here: that of the innermost `with use_backend(...)`, else the global one."""
-    return _local_backend.get() or _global_backend
+    return _local_backend.get() or _global_backend[0]
 
 
 class use_backend:
@@ -68,14 +71,12 @@ class use_backend:
     """
 
     def __init__(self, name: str) -> None:
-        global _global_backend
         self._name = _known_backend(name, "use_backend")
-        self._previous, _global_backend = _global_backend, self._name
+        self._previous, _global_backend[0] = _global_backend[0], self._name
         self._tokens: list[Token[str | None]] = []
 
     def __enter__(self) -> use_backend:
-        global _global_backend
-        _global_backend = self._previous
+        _global_backend[0] = self._previous
         self._tokens.append(_local_backend.set(self._name))
         return self
 
@@ -130,7 +131,8 @@ class Selector:
     normalise(tensors, params) -> params   validates the scalar arguments and brings them into one form
     infer(tensors, params) -> problem      validates the tensors; the problem knows the output's shape
     definition(*tensors, *params)          the result in differentiable PyTorch operators
-    setting()                              what a choice depends on that no argument shows: whether TF32 is allowed
+    setting()                              what a choice depends on that no argument shows, such as whether TF32 is
+                                           allowed; None if there is no such thing
     """
 
     # A remembered choice costs about 2 KB; shapes beyond the bound are chosen anew, never refused.
@@ -144,7 +146,7 @@ class Selector:
         infer: Callable[[Sequence[Any], tuple[Any, ...]], Any],
         definition: Callable[..., Tensor],
         candidates: Iterable[Candidate],
-        setting: Callable[[], Any] = lambda: None,
+        setting: Callable[[], Any] | None = None,
     ) -> None:
         self.name = name
         self.setting = setting
@@ -155,13 +157,13 @@ class Selector:
         self._runners: dict[Any, Any] = {}
         SELECTORS[name] = self
 
-    def _key(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None) -> Any:
-        """What a choice is remembered by."""
-        key = [params, current_backend(), torch.get_num_threads(), self.setting()]
-        for t in tensors:  # the answer of is_cpu is cheaper to hash than a device
-            key += (None,) if t is None else (t.shape, t.stride(), t.dtype, t.is_cpu or t.device)
-        key.append(None if out is None else (out.shape, out.stride(), out.dtype, out.device))
-        return tuple(key)
+    def _key(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None) -> Any:
+        """What a choice is remembered by; None where it cannot be, because not every tensor is a plain one."""
+        described = _describe(tensors, out)
+        if described is None:
+            return None
+        setting = None if self.setting is None else self.setting()
+        return described, params, current_backend(), torch.get_num_threads(), setting
 
     def _is_known(self, key: Any) -> bool:
         """Whether a choice is remembered; `explain` wants every choice made anew."""
@@ -202,6 +204,7 @@ class Operator(Selector):
 
     backward(ctx, grad)                    the gradient, in differentiable PyTorch operators
     saved(tensors, output)                 the tensors that `backward` needs
+    unbatched                              which of (*tensors, out) are (C, H, W) where the first is
     """
 
     def __init__(
@@ -212,24 +215,38 @@ class Operator(Selector):
         backward: Callable[..., Any],
         saved: Callable[[Sequence[Any], Tensor], Sequence[Any]],
         tensor_count: int,
+        unbatched: tuple[int, ...] = (),
         **selector: Any,
     ) -> None:
         super().__init__(name, **selector)
+        self.unbatched = unbatched
         self._register(schema, backward, saved, tensor_count)
         OPERATORS[name] = self
 
     # ---- the three doors -------------------------------------------------------------------------------
 
-    def __call__(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
-        """Runs the operator. `params` are hashable, as the user gave them."""
-        if not torch.compiler.is_compiling():
-            runner = self._remembered(tensors, params, out)
-            if runner is not None:
-                return runner(*tensors, out)
+    def __call__(
+        self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None = None
+    ) -> Tensor:
+        """Runs the operator. `params` are as the user gave them.
+
+        A call like one before, in plain inference, goes to its kernel straight away. What its key has fixed is not
+        asked again, so a wrong argument is only noticed as one that has no key.
+        """
+        if not _dynamo_compiles():
+            output = _recall(self._runners, tensors, params, out, self.setting)
+            if output is not None:
+                return output
             if not (tensors and all(t is None or _is_dense(t) for t in (*tensors, out))):
-                self.infer((*tensors, out), self.normalise(tensors, params))  # raises
-            if _is_plain_inference(tensors):
-                return self.run(tensors, params, out)
+                self.infer((*tensors, out), self.normalise(tensors, _hashable(params)))  # raises
+        if self.unbatched and isinstance(tensors[0], Tensor) and tensors[0].dim() != 4:
+            return self._without_batch(tensors, params, out)
+        params = _hashable(params)
+        # Skipping torch.library keeps a small network from being all overhead: an operator of torch.library written
+        # in Python costs about ten times a call of the extension.
+        direct = not _dynamo_compiles() and not _profiler_enabled() and _describe(tensors, out) is not None
+        if direct and is_inference(tensors):
+            return self.run(tensors, params, out)
         canonical = self.normalise(tensors, params)
         if (
             out is not None
@@ -251,7 +268,7 @@ class Operator(Selector):
             result = self._torch_op(*self._flatten(tensors), *canonical)
         return result if out is None else out.copy_(result)
 
-    def run(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
+    def run(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
         """Runs the operator by the chosen kernel, without autograd."""
         key = self._key(tensors, params, out)
         try:
@@ -262,22 +279,19 @@ class Operator(Selector):
         if runner is None or _recorders:
             problem = self.infer((*tensors, out), self.normalise(tensors, params))
             runner = self.select(problem)
-            self._remember(key, runner)
+            if key is not None:
+                self._remember(key, runner)
         return runner(*tensors, out)
 
-    def _remembered(
-        self, tensors: Sequence[Tensor | None], params: tuple[Any, ...], out: Tensor | None
-    ) -> Runner | None:
-        """The runner of a call like one before, in plain inference; None for any other: that takes the long way.
+    def _without_batch(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None) -> Tensor:
+        from fastcnn.ops import checks  # itself made of operators
 
-        What a key has fixed is not asked again, so a wrong argument is only noticed as one that has no key.
-        """
-        try:
-            if _recorders or not _is_plain_inference(tensors):
-                return None
-            return self._runners.get(self._key(tensors, params, out))
-        except (AttributeError, RuntimeError, TypeError, IndexError):
-            return None
+        images: list[Any] = [*tensors, out]
+        checks.rank(self.name, "input", images[0], (3, 4))
+        for i in self.unbatched:
+            images[i] = None if images[i] is None else images[i].unsqueeze(0)
+        output = self(tuple(images[:-1]), params, images[-1])
+        return output.squeeze(0) if out is None else out
 
     def select(self, problem: Any) -> Runner:
         """The runner of the first candidate that takes the problem, within the backend in force."""
@@ -356,38 +370,53 @@ def _hashable(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(tuple(v) if isinstance(v, list) else v for v in values)
 
 
-# Asked at every call, so each attribute looked up on the way counts.
-_grad_enabled, _profiler_enabled = torch.is_grad_enabled, torch.autograd._profiler_enabled
-_dispatch_modes, _tracing_state = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
-_transforms, _forward_ad = torch._C._functorch.peek_interpreter_stack, torch.autograd.forward_ad
+_dynamo_compiles = torch.compiler.is_dynamo_compiling
+_profiler_enabled, _dispatch_modes = torch.autograd._profiler_enabled, torch._C._len_torch_dispatch_stack
+_is_tracing, _transforms = torch._C._is_tracing, torch._C._functorch.peek_interpreter_stack
 
 
 def _is_dense(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.layout is torch.strided
 
 
-def _is_plain_inference(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether a call may skip torch.library: no gradient, transform, mode, tracer or profiler would miss it.
-
-    Skipping it is what keeps a small network from being all overhead: an operator of torch.library written
-    in Python costs about ten times a call of the extension.
-    """
-    return not _profiler_enabled() and is_inference(tensors)
-
-
 def is_inference(tensors: Sequence[Tensor | None]) -> bool:
     """Whether the result alone is wanted: no gradient, transform, mode or tracer takes part."""
-    grad = torch.is_grad_enabled()
-    for tensor in tensors:
-        if tensor is not None and ((grad and tensor.requires_grad) or not (tensor.is_cpu or tensor.is_cuda)):
-            return False
-    return not (_dispatch_modes() or _tracing_state() is not None or _needs_definition(tensors))
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return False
+    return not (_dispatch_modes() or _is_tracing() or forward_ad._current_level >= 0 or _transforms())
 
 
 def _needs_definition(tensors: Sequence[Tensor | None]) -> bool:
     """Whether only the differentiable definition serves: complex numbers, torch.func, forward-mode gradients."""
     first = tensors[0]
-    return _transforms() is not None or _forward_ad._current_level >= 0 or (first is not None and first.is_complex())
+    return _transforms() is not None or forward_ad._current_level >= 0 or (first is not None and first.is_complex())
+
+
+def _describe_in_python(tensors: tuple[Tensor | None, ...], out: Tensor | None) -> Any:
+    found: list[Any] = []
+    for t in (*tensors, out):
+        if t is None:
+            found.append(None)
+        elif (
+            type(t) in (Tensor, torch.nn.Parameter)
+            and t.layout is torch.strided
+            and (t.is_cpu or t.is_cuda)
+            and not (t.is_complex() or t.is_neg())
+        ):
+            found += (t.shape, t.stride(), t.dtype, t.device)
+        else:
+            return None
+    return tuple(found)
+
+
+# Without the extension, or DLPack's table of functions in torch (2.10), every call takes the long way.
+_describe, _recall = _describe_in_python, lambda *call: None
+if native.extension is not None and native.extension.attach(
+    Tensor, torch.nn.Parameter,
+    (_profiler_enabled, _dispatch_modes, _is_tracing, _transforms), torch.is_grad_enabled, forward_ad,
+    _recorders, _local_backend, _global_backend, torch.get_num_threads,
+):  # fmt: skip
+    _describe, _recall = native.extension.describe, native.extension.recall
 
 
 def explain(fn_or_module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

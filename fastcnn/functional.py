@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 IntOrPair = int | Sequence[int]
+_any_autocast = torch._C._is_any_autocast_enabled
 
 
 def conv2d(
@@ -80,19 +81,9 @@ def conv2d(
             conv2d, tensors, input, weight, bias, stride, padding, dilation, groups,
             activation=activation, residual=residual, out=out,
         )  # fmt: skip
-    if isinstance(input, Tensor) and input.dim() == 3:
-        checks.tensor("conv2d", "residual", residual, optional=True)
-        checks.tensor("conv2d", "out", out, optional=True)
-        batched = conv2d(
-            input.unsqueeze(0), weight, bias, stride, padding, dilation, groups, activation=activation,
-            residual=None if residual is None else residual.unsqueeze(0),
-            out=None if out is None else out.unsqueeze(0),
-        )  # fmt: skip
-        return batched.squeeze(0) if out is None else out
-    if _autocasts(input):
+    if _any_autocast() and _autocasts(input):
         input, weight, bias, residual = _autocast(input, weight, bias, residual)
-    params = (_key(stride), _key(padding), _key(dilation), groups, activation)
-    return ops.conv2d((input, weight, bias, residual), params, out)
+    return ops.conv2d((input, weight, bias, residual), (stride, padding, dilation, groups, activation), out)
 
 
 def conv3x3_relu(
@@ -178,12 +169,12 @@ def max_pool2d(
     args = (kernel_size, stride, padding, dilation, ceil_mode)
     if has_torch_function((input,)):
         return handle_torch_function(max_pool2d, (input,), input, *args, return_indices)
-    if checks.flag("max_pool2d", "return_indices", return_indices):
+    if return_indices is not False and checks.flag("max_pool2d", "return_indices", return_indices):
         # The kernels keep no indices, but the arguments are refused alike.
         meta = input.detach().to("meta") if isinstance(input, Tensor) else input
         max_pool2d(meta, *args)
         return call_definition("max_pool2d", F.max_pool2d, [input], (*args, True))
-    return _pool(ops.max_pool2d, "max_pool2d", input, tuple(map(_key, args)))
+    return ops.max_pool2d((input,), args)
 
 
 def avg_pool2d(
@@ -209,7 +200,7 @@ def avg_pool2d(
     args = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
     if has_torch_function((input,)):
         return handle_torch_function(avg_pool2d, (input,), input, *args)
-    return _pool(ops.avg_pool2d, "avg_pool2d", input, tuple(map(_key, args)))
+    return ops.avg_pool2d((input,), args)
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
@@ -223,7 +214,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] |
     """
     if has_torch_function((input,)):
         return handle_torch_function(adaptive_avg_pool2d, (input,), input, output_size)
-    return _pool(ops.adaptive_avg_pool2d, "adaptive_avg_pool2d", input, (_key(output_size),))
+    return ops.adaptive_avg_pool2d((input,), (output_size,))
 
 
 def subsample2d(
@@ -305,7 +296,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
     """
     if has_torch_function((input, weight, bias)):
         return handle_torch_function(linear, (input, weight, bias), input, weight, bias, activation=activation)
-    if _autocasts(input):
+    if _any_autocast() and _autocasts(input):
         input, weight, bias, _ = _autocast(input, weight, bias, None)
     return ops.linear((input, weight, bias), (activation,))
 
@@ -331,19 +322,6 @@ def rbf(input: Tensor, centers: Tensor) -> Tensor:
     return ops.rbf((input, centers), ())
 
 
-def _pool(op: Any, name: str, input: Any, params: tuple[Any, ...]) -> Tensor:
-    if not isinstance(input, Tensor) or input.dim() != 4:
-        checks.tensor(name, "input", input)
-        checks.rank(name, "input", input, (3, 4))
-        return op((input.unsqueeze(0),), params).squeeze(0)
-    return op((input,), params)
-
-
-def _key(value: Any) -> Any:
-    """Lists as tuples, so that a call can be looked up among those already seen."""
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _kernel_is(op: str, weight: Any, size: int) -> None:
     checks.tensor(op, "weight", weight)
     if weight.dim() != 4 or tuple(weight.shape[2:]) != (size, size):
@@ -351,8 +329,8 @@ def _kernel_is(op: str, weight: Any, size: int) -> None:
 
 
 def _autocasts(input: Any) -> bool:
-    """Whether torch.autocast is on for the device of `input`; asked about "meta", PyTorch raises."""
-    if not torch._C._is_any_autocast_enabled() or not isinstance(input, Tensor) or input.device.type == "meta":
+    """Whether torch.autocast, on for some device, is on for that of `input`; asked about "meta", PyTorch raises."""
+    if not isinstance(input, Tensor) or input.device.type == "meta":
         return False
     return torch.is_autocast_enabled(input.device.type)
 

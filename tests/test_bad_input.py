@@ -94,7 +94,7 @@ X, W = torch.zeros(2, 4, 5, 5), torch.zeros(6, 4, 3, 3)
         (lambda f: f.conv2d(X, W, padding="full"), "conv2d: unknown padding 'full'; allowed: 'same', 'valid'"),
         (lambda f: f.conv2d(X, W, stride=2, padding="same"), "conv2d: padding 'same' needs stride 1, stride is (2, 2)"),
         (lambda f: f.conv2d(X, W, torch.zeros(5)), "conv2d: bias has shape (5,); weight has 6 output channels: (6,) is needed"),
-        (lambda f: f.conv2d(X[0, 0], W), "conv2d: input is 2-D with shape (5, 5); 4-D is needed"),
+        (lambda f: f.conv2d(X[0, 0], W), "conv2d: input is 2-D with shape (5, 5); 3-D or 4-D is needed"),
         (lambda f: f.conv2d(X, W.double()), "conv2d: weight is torch.float64, input is torch.float32"),
         (lambda f: f.conv2d(X, W.to("meta")), "conv2d: weight is on meta, input is on cpu"),
         (lambda f: f.conv2d(X, W, activation="gelu"), "conv2d: unknown activation 'gelu'; allowed: None, 'relu'"),

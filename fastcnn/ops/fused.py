@@ -85,11 +85,13 @@ class Fused(Selector):
             setting=first.setting,
         )
 
-    def runner(self, tensors: Sequence[Tensor | None], params: tuple[Any, ...]) -> Runner | None:
+    def runner(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...]) -> Runner | None:
         """The kernel for (*tensors, None); None where none takes the problem, or gradients or tracers take part."""
         if torch.compiler.is_compiling() or not is_inference(tensors):
             return None
         key = self._key(tensors, params, None)
+        if key is None:
+            return None
         if not self._is_known(key):
             problem = self.infer((*tensors, None), self.normalise(tensors, params))
             taken = self.choose(problem).taken

@@ -43,10 +43,20 @@ def input_stride(tensor: Tensor) -> int:
     return tensor.shape[1] if stride is None else stride
 
 
+def strides(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Those of a dense channels_last tensor."""
+    _, C, H, W = shape
+    return H * W * C, 1, W * C, C
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Those of a dense tensor in PyTorch's own order."""
+    return torch.empty(shape, device="meta").stride()
+
+
 def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     """An uninitialised dense channels_last tensor of `like`'s dtype and device."""
-    _, C, H, W = shape
-    return like.new_empty_strided(shape, (H * W * C, 1, W * C, C))  # a third faster than torch.empty_strided
+    return like.new_empty_strided(shape, strides(shape))  # a third faster than torch.empty_strided
 
 
 def may_overlap(out: Tensor, other: Tensor | None) -> bool:

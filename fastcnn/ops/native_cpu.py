@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -35,19 +35,38 @@ def float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32).contiguous()
 
 
+def runner(
+    call: Callable[..., Any],
+    problem: Any,
+    *structs: Any,
+    in_place: bool,
+    read: Iterable[Callable[[Tensor], Tensor]],
+    strides: tuple[int, ...] | None = None,
+) -> Runner:
+    """A kernel of `_C.cpu`, bound to its problem, as the runner of (*tensors, out).
+
+    in_place: the kernel can read each tensor where it is; where it cannot, `read` has for each of them what brings
+        it into the form that the kernel reads.
+    strides: of the output; channels_last if None.
+    """
+    shape = problem.output_shape
+    bound = call(*structs, problem.threads, (shape, layout.strides(shape) if strides is None else strides))
+    if in_place:
+        return bound
+    readers = tuple(read)
+
+    def run(*tensors_and_out: Any) -> Tensor:
+        *tensors, out = tensors_and_out
+        return bound(*(t if t is None else r(t) for r, t in zip(readers, tensors, strict=True)), out)
+
+    return run
+
+
 def unary_candidates(kernel: str, native_problem: Callable[[Any], Any]) -> tuple[Candidate, ...]:
-    """The candidate for `_C.cpu.<kernel>(problem, x, y, threads)`, an operator with one activation in."""
+    """The candidate for a kernel of `_C.cpu` with one activation in."""
 
     def prepare(problem: Any) -> Runner:
-        call, struct = getattr(native.library().cpu, kernel), native_problem(problem)
-        shape, threads = problem.output_shape, problem.threads
-
-        def run(input: Tensor, out: Tensor | None) -> Tensor:
-            x = layout.channels_last(input)
-            y = layout.empty(shape, input) if out is None else out
-            call(struct, x.data_ptr(), y.data_ptr(), threads)
-            return y
-
-        return run
+        call = getattr(native.library().cpu, kernel)
+        return runner(call, problem, native_problem(problem), in_place=problem.in_place, read=[layout.channels_last])
 
     return (Candidate("cpu", kernel, reason_against, prepare, dtypes=DTYPES),)

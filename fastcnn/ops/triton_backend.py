@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,6 +65,11 @@ def tf32_allowed(kind: str) -> bool:
         return _PRECISION("cuda", kind) == "tf32"
     backend: Any = torch.backends.cudnn if kind == "conv" else torch.backends.cuda.matmul
     return backend.allow_tf32  # before torch 2.9
+
+
+def tf32_setting(kind: str) -> Callable[[], Any]:
+    """What `tf32_allowed` depends on, as a question cheap enough for every call."""
+    return partial(tf32_allowed, kind) if _PRECISION is None else partial(_PRECISION, "cuda", kind)
 
 
 # torch.backends asks the same, forty times slower: too slow for a question of every call.

@@ -15,7 +15,7 @@ def run(a: torch.Tensor, b: torch.Tensor, y: torch.Tensor, threads: int) -> None
         b_stride=pixel_stride(b),
         y_stride=pixel_stride(y),
     )
-    _C.cpu.add_relu(p, a.data_ptr(), b.data_ptr(), y.data_ptr(), threads)
+    _C.cpu.add_relu(p, threads)(a, b, y)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -45,8 +45,10 @@ def test_inputs_side_by_side(isa: str, dtype: torch.dtype, pixels: int, channels
     out = Slice((pixels, sum(channels)), dtype, extra, extra // 2)
     shared = {"element_size": dtype.itemsize, "pixels": pixels, "y_stride": pixel_stride(out.data)}
     problems = [problem("CopySlice", C=x.shape[1], x_stride=pixel_stride(x), **shared) for x in given]
-    _C.cpu.concat(problems, [x.data_ptr() for x in given], out.data.data_ptr(), 3)
+    _C.cpu.concat(problems, 3)(*given, out.data)
     assert torch.equal(out.data, torch.cat(xs, 1))
     out.assert_neighbours_untouched()
-    with pytest.raises(ValueError, match="0 addresses for 1 problems"):
-        _C.cpu.concat(problems[:1], [], out.data.data_ptr(), 1)
+    with pytest.raises(ValueError, match="no slices; at least one is needed"):
+        _C.cpu.concat([], 1)
+    with pytest.raises(TypeError, match="1 tensors and an output are needed, 1 were given"):
+        _C.cpu.concat(problems[:1], 1)(out.data)

@@ -114,8 +114,7 @@ class Run:
         P, Q = (self.P // 2, self.Q // 2) if max_pool else (self.P, self.Q)
         wide = torch.full((c.N, P, Q, c.K + (8 if c.sliced else 0)), SENTINEL, dtype=c.dtype)
         y = wide[..., 3 : 3 + c.K] if c.sliced else wide
-        address = [0 if t is None else t.data_ptr() for t in (self.bias, self.residual)]
-        conv.run(self.x.data_ptr(), packed.data_ptr(), *address, y.data_ptr(), c.threads)
+        conv.bound(c.threads)(self.x, packed, self.bias, self.residual, y)
         if c.sliced:
             assert (wide[..., :3] == SENTINEL).all(), "wrote before the channel slice"
             assert (wide[..., 3 + c.K :] == SENTINEL).all(), "wrote after the channel slice"
@@ -432,6 +431,6 @@ def test_unknown_algorithm_and_missing_address_are_refused() -> None:
         _C.cpu.conv2d_reason("magic", problem, 1)
     conv = _C.cpu.Conv2d(problem, "direct")
     with pytest.raises(ValueError, match="the problem has a bias, its address is 0"):
-        conv.run(64, 64, 0, 0, 64, 1)
+        conv.bound(1)(64, 64, None, None, 64)
     with pytest.raises(ValueError, match="the address of x, packed or y is 0"):
-        conv.run(0, 64, 64, 0, 64, 1)
+        conv.bound(1)(0, 64, 64, None, 64)

@@ -47,8 +47,7 @@ def linear(x, weight, bias, activation, y, threads=2):
         weight_stride=weight.stride(0),
         y_stride=y.stride(0),
     )
-    bias_address = 0 if bias is None else bias.data_ptr()
-    _C.cpu.linear(native, x.data_ptr(), weight.data_ptr(), bias_address, y.data_ptr(), threads)
+    _C.cpu.linear(native, threads)(x, weight, bias, y)
 
 
 def case(n, d, m, has_bias, pad, dtype, weight_dtype):

@@ -42,7 +42,7 @@ def test_matches_pytorch(isa, dtype, shape, size, alpha, beta, k) -> None:
     x = sliced((3 * torch.randn(shape)).to(dtype))
     out = Slice(shape, dtype)
     p = lrn_problem(x, pixel_stride(out.data), size, alpha, beta, k)
-    _C.cpu.lrn(p, x.data_ptr(), out.data.data_ptr(), 3)
+    _C.cpu.lrn(p, 3)(x, out.data)
     assert_as_accurate(out.data, reference(x, size, alpha, beta, k), reference(x.double(), size, alpha, beta, k))
     out.assert_neighbours_untouched()
 
@@ -52,7 +52,7 @@ def test_not_a_number_and_infinity(isa: str, beta: float) -> None:
     x = torch.randn(1, 2, 3, 50)
     x[0, 0, 0, 20], x[0, 1, 1, 40], x[0, 1, 2, 0] = float("nan"), float("inf"), 1e30
     y = torch.empty_like(x)
-    _C.cpu.lrn(lrn_problem(x, 50, 5, 1e-4, beta, 1.0), x.data_ptr(), y.data_ptr(), 1)
+    _C.cpu.lrn(lrn_problem(x, 50, 5, 1e-4, beta, 1.0), 1)(x, y)
     expected = reference(x, 5, 1e-4, beta, 1.0)
     assert torch.equal(y.isnan(), expected.isnan())
     torch.testing.assert_close(y, expected, equal_nan=True)
@@ -64,14 +64,14 @@ def test_zero_and_negative_base(isa: str, beta: float) -> None:
     x[..., 20] = 3.0
     for alpha, k in [(1.0, 0.0), (-1.0, 0.5)]:
         y = torch.empty_like(x)
-        _C.cpu.lrn(lrn_problem(x, 40, 3, alpha, beta, k), x.data_ptr(), y.data_ptr(), 1)
+        _C.cpu.lrn(lrn_problem(x, 40, 3, alpha, beta, k), 1)(x, y)
         torch.testing.assert_close(y, reference(x, 3, alpha, beta, k), equal_nan=True)
 
 
 def test_beyond_the_caches(isa: str) -> None:
     x = torch.randn(8, 112, 112, 192)
     y = torch.empty_like(x)
-    _C.cpu.lrn(lrn_problem(x, 192, 5, 1e-4, 0.75, 1.0), x.data_ptr(), y.data_ptr(), 2)
+    _C.cpu.lrn(lrn_problem(x, 192, 5, 1e-4, 0.75, 1.0), 2)(x, y)
     torch.testing.assert_close(y, reference(x, 5, 1e-4, 0.75, 1.0), rtol=1e-6, atol=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_fused_with_max_pool(isa, dtype, threads, shape, kernel, stride, padding
     x = sliced(x)
     normal = torch.empty(shape, dtype=dtype)
     p = lrn_problem(x, shape[-1], 5, 1e-2, 0.75, 1.0)
-    _C.cpu.lrn(p, x.data_ptr(), normal.data_ptr(), 1)
+    _C.cpu.lrn(p, 1)(x, normal)
     expected = nhwc(F.max_pool2d(nchw(normal), kernel, stride, padding, dilation))
     out = Slice(tuple(expected.shape), dtype)
     N, H, W, C = shape
@@ -101,7 +101,7 @@ def test_fused_with_max_pool(isa, dtype, threads, shape, kernel, stride, padding
         **{"pad_h": padding, "pad_w": padding},
         **{"dilation_h": dilation, "dilation_w": dilation, "y_stride": pixel_stride(out.data)},
     )
-    _C.cpu.lrn_max_pool2d(p, pool, x.data_ptr(), out.data.data_ptr(), threads)
+    _C.cpu.lrn_max_pool2d(p, pool, threads)(x, out.data)
     assert torch.equal(out.data.isnan(), expected.isnan())
     assert torch.equal(out.data.nan_to_num(), expected.nan_to_num())
     out.assert_neighbours_untouched()

@@ -25,7 +25,7 @@ def pool(x: torch.Tensor, y: torch.Tensor, mode: str, **fields: int) -> None:
         },
         **{**{"dilation_h": 1, "dilation_w": 1}, **fields},
     )
-    _C.cpu.pool2d(p, x.data_ptr(), y.data_ptr(), 3)
+    _C.cpu.pool2d(p, 3)(x, y)
 
 
 def window(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> dict[str, int]:
@@ -144,7 +144,7 @@ def test_adaptive_average(isa, dtype, shape, size) -> None:
         x_stride=pixel_stride(x),
         y_stride=pixel_stride(out.data),
     )
-    _C.cpu.adaptive_avg_pool2d(p, x.data_ptr(), out.data.data_ptr(), 3)
+    _C.cpu.adaptive_avg_pool2d(p, 3)(x, out.data)
     exact = torch.empty(0, *size, C)
     theirs = exact.to(dtype)
     if N:

@@ -13,7 +13,7 @@ def run(x: torch.Tensor, centers: torch.Tensor, y: torch.Tensor) -> None:
         x_stride=x.stride(0),
         y_stride=y.stride(0),
     )
-    _C.cpu.rbf(p, x.data_ptr(), centers.data_ptr(), y.data_ptr(), 3)
+    _C.cpu.rbf(p, 3)(x, centers, y)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

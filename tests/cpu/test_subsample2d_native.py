@@ -28,7 +28,7 @@ def run(x: torch.Tensor, coefficient, bias, size: int, activation: str, y: torch
         x_stride=pixel_stride(x),
         y_stride=pixel_stride(y),
     )
-    _C.cpu.subsample2d(p, x.data_ptr(), coefficient.data_ptr(), bias.data_ptr(), y.data_ptr(), threads)
+    _C.cpu.subsample2d(p, threads)(x, coefficient, bias, y)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

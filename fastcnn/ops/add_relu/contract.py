@@ -22,6 +22,7 @@ class AddReluProblem(NamedTuple):
     b_stride: int
     y_stride: int | None
     threads: int
+    strides: tuple[int, ...] = ()  # of the inputs and the output, if flat
 
     @property
     def numel(self) -> int:
@@ -61,8 +62,9 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> AddReluProblem:
     strides = (layout.input_stride(input), layout.input_stride(other)) if input.dim() == 4 and not flat else (C, C)
     y_stride = layout.output_stride(out, C, input, other) if input.dim() == 4 or out is None else None
     return AddReluProblem(
-        input.device, input.dtype, tuple(input.shape), flat, *strides, y_stride, torch.get_num_threads()
-    )
+        input.device, input.dtype, tuple(input.shape), flat, *strides, y_stride, torch.get_num_threads(),
+        tuple(input.stride()),
+    )  # fmt: skip
 
 
 def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:

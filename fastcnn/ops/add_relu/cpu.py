@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from fastcnn import native
 from fastcnn.dispatch import Candidate, Runner
 from fastcnn.ops import layout, native_cpu
@@ -44,15 +42,10 @@ def native_problem(problem: AddReluProblem) -> Any:
 
 
 def _prepare(problem: AddReluProblem) -> Runner:
-    call, struct, threads = native.library().cpu.add_relu, native_problem(problem), problem.threads
-
-    def run(input: Tensor, other: Tensor, out: Tensor | None) -> Tensor:
-        a, b = (input, other) if problem.flat else (layout.channels_last(input), layout.channels_last(other))
-        y = problem.empty_output(input) if out is None else out
-        call(struct, a.data_ptr(), b.data_ptr(), y.data_ptr(), threads)
-        return y
-
-    return run
+    return native_cpu.runner(
+        native.library().cpu.add_relu, problem, native_problem(problem),
+        in_place=problem.flat, read=[layout.channels_last] * 2, strides=problem.strides if problem.flat else None,
+    )  # fmt: skip
 
 
 CANDIDATES: tuple[Candidate, ...] = (Candidate("cpu", "add_relu", _supports, _prepare, dtypes=native_cpu.DTYPES),)

@@ -23,6 +23,7 @@ class ConcatProblem(NamedTuple):
     x_stride: tuple[int, ...]
     y_stride: int | None
     threads: int
+    in_place: bool = False  # kernels can read every input where it is
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -61,6 +62,7 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> ConcatProblem:
         inputs[0].device, inputs[0].dtype, N, H, W, C,
         tuple(layout.input_stride(x) for x in inputs),
         layout.output_stride(out, sum(C), *inputs), torch.get_num_threads(),
+        all(layout.pixel_stride(x) is not None for x in inputs),
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastcnn import native
 from fastcnn.dispatch import Candidate, Runner
@@ -38,17 +37,11 @@ def native_problems(problem: ConcatProblem) -> list[tuple[Any, int]]:
 
 
 def _prepare(problem: ConcatProblem) -> Runner:
-    call, threads = native.library().cpu.concat, problem.threads
-    shape, structs = problem.output_shape, [struct for struct, _ in native_problems(problem)]
-
-    def run(*tensors_and_out: Any) -> Tensor:
-        *tensors, out = tensors_and_out
-        xs = [layout.channels_last(tensor) for tensor in tensors]
-        y = layout.empty(shape, xs[0]) if out is None else out
-        call(structs, [x.data_ptr() for x in xs], y.data_ptr(), threads)
-        return y
-
-    return run
+    structs = [struct for struct, _ in native_problems(problem)]
+    return native_cpu.runner(
+        native.library().cpu.concat, problem, structs,
+        in_place=problem.in_place, read=[layout.channels_last] * len(structs),
+    )  # fmt: skip
 
 
 CANDIDATES: tuple[Candidate, ...] = (

@@ -1,10 +1,8 @@
 """conv2d: convolution + bias + residual + activation."""
 
-from functools import partial
-
 from fastcnn.dispatch import Operator
 from fastcnn.ops.conv2d import contract, cpu, cuda, reference, triton
-from fastcnn.ops.triton_backend import tf32_allowed
+from fastcnn.ops.triton_backend import tf32_setting
 
 conv2d = Operator(
     "conv2d",
@@ -16,5 +14,6 @@ conv2d = Operator(
     saved=contract.saved,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=4,
-    setting=partial(tf32_allowed, "conv"),
+    unbatched=(0, 3, 4),
+    setting=tf32_setting("conv"),
 )

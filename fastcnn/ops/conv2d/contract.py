@@ -42,6 +42,7 @@ class Conv2dProblem(NamedTuple):
     residual_stride: int
     y_stride: int | None  # None: `out` is not a channels_last view that a kernel can write in place
     threads: int
+    in_place: bool = False  # kernels can read every input where it is
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -146,6 +147,8 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> Conv2dProblem:
         residual_stride=0 if residual is None else layout.input_stride(residual),
         y_stride=layout.output_stride(out, K, input, weight, bias, residual),
         threads=torch.get_num_threads(),
+        in_place=all(layout.pixel_stride(t) is not None for t in (input, residual) if t is not None)
+        and (bias is None or bias.is_contiguous()),
     )  # fmt: skip
 
 

@@ -43,7 +43,9 @@ def _candidate(algorithm: str) -> Candidate:
 
     def prepare(problem: Conv2dProblem) -> Runner:
         kernel = native.library().cpu.Conv2d(native_problem(problem), algorithm)
-        shape, threads = problem.output_shape, problem.threads
+        shape = problem.output_shape
+        bound = kernel.bound(problem.threads, (shape, layout.strides(shape)))
+        in_place = problem.in_place and (not problem.has_bias or problem.dtype is torch.float32)
         # What the packed form depends on, beside the weight's own shape: batch and image sizes share it.
         pack_key = (algorithm, native.library().cpu.isa(), problem.groups)
 
@@ -56,13 +58,11 @@ def _candidate(algorithm: str) -> Candidate:
         def run(
             input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None
         ) -> Tensor:
-            x = layout.channels_last(input)
-            r = None if residual is None else layout.channels_last(residual)
-            b = None if bias is None else native_cpu.float32(bias)
-            y = layout.empty(shape, input) if out is None else out
-            w = packed(weight, pack_key, pack)
-            kernel.run(x.data_ptr(), w.data_ptr(), native.pointer(b), native.pointer(r), y.data_ptr(), threads)
-            return y
+            if not in_place:
+                input = layout.channels_last(input)
+                residual = None if residual is None else layout.channels_last(residual)
+                bias = None if bias is None else native_cpu.float32(bias)
+            return bound(input, packed(weight, pack_key, pack), bias, residual, out)
 
         return run
 

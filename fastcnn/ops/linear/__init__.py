@@ -1,10 +1,8 @@
 """linear: matrix product + bias + activation."""
 
-from functools import partial
-
 from fastcnn.dispatch import Operator
 from fastcnn.ops.linear import contract, cpu, cuda, reference, triton
-from fastcnn.ops.triton_backend import tf32_allowed
+from fastcnn.ops.triton_backend import tf32_setting
 
 linear = Operator(
     "linear",
@@ -16,5 +14,5 @@ linear = Operator(
     saved=contract.saved,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=3,
-    setting=partial(tf32_allowed, "matmul"),
+    setting=tf32_setting("matmul"),
 )

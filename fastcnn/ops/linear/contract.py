@@ -27,6 +27,7 @@ class LinearProblem(NamedTuple):
     weight_stride: int | None  # of its rows; None if they are not contiguous, and a kernel needs a copy
     y_stride: int | None
     threads: int
+    in_place: bool = False  # kernels can read every input where it is
 
     def empty_output(self, like: Tensor) -> Tensor:
         return like.new_empty(self.output_shape)
@@ -72,6 +73,7 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> LinearProblem:
         weight.shape[0] if weight.dim() == 2 else 1, plain, bias is not None, params[0],
         weight.stride(0) if weight.dim() == 2 and (weight.stride(1) == 1 or weight.shape[1] <= 1) else None,
         None if out is not None else prod(weight.shape[:-1]), torch.get_num_threads(),
+        input.is_contiguous() and (bias is None or bias.is_contiguous()),
     )  # fmt: skip
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastcnn import native
 from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import native_cpu
+from fastcnn.ops import layout, native_cpu
 from fastcnn.ops.linear.contract import LinearProblem
 
 
@@ -36,18 +37,14 @@ def native_problem(problem: LinearProblem) -> Any:
 
 
 def _prepare(problem: LinearProblem) -> Runner:
-    call, struct, threads = native.library().cpu.linear, native_problem(problem), problem.threads
-    in_place = problem.weight_stride is not None
-
-    def run(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
-        x = input.contiguous()
-        w = weight if in_place else weight.contiguous()
-        b = None if bias is None else native_cpu.float32(bias)
-        y = problem.empty_output(input)
-        call(struct, x.data_ptr(), w.data_ptr(), native.pointer(b), y.data_ptr(), threads)
-        return y
-
-    return run
+    weight_in_place = problem.weight_stride is not None
+    bias_in_place = not problem.has_bias or problem.dtype is torch.float32
+    return native_cpu.runner(
+        native.library().cpu.linear, problem, native_problem(problem),
+        in_place=problem.in_place and weight_in_place and bias_in_place,
+        read=[Tensor.contiguous, (lambda weight: weight) if weight_in_place else Tensor.contiguous, native_cpu.float32],
+        strides=layout.contiguous_strides(problem.output_shape),
+    )  # fmt: skip
 
 
 CANDIDATES: tuple[Candidate, ...] = (Candidate("cpu", "linear", _supports, _prepare, dtypes=native_cpu.DTYPES),)

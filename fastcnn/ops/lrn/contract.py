@@ -29,6 +29,7 @@ class LrnProblem(NamedTuple):
     x_stride: int
     y_stride: int | None
     threads: int
+    in_place: bool = False  # kernels can read every input where it is
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -64,6 +65,7 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> LrnProblem:
     return LrnProblem(
         input.device, input.dtype, N, H, W, C, size, alpha, beta, k,
         layout.input_stride(input), layout.output_stride(out, C, input), torch.get_num_threads(),
+        layout.pixel_stride(input) is not None,
     )  # fmt: skip
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from fastcnn import native
 from fastcnn.dispatch import Candidate, Runner
 from fastcnn.ops import layout, native_cpu
@@ -21,15 +19,10 @@ def structs(problem: FusedProblem) -> tuple[Any, Any]:
 
 
 def _prepare(problem: FusedProblem) -> Runner:
-    call, (lrn, pool) = native.library().cpu.lrn_max_pool2d, structs(problem)
-    shape, threads = problem.output_shape, problem.threads
-
-    def run(input: Tensor, out: None) -> Tensor:
-        x, y = layout.channels_last(input), layout.empty(shape, input)
-        call(lrn, pool, x.data_ptr(), y.data_ptr(), threads)
-        return y
-
-    return run
+    return native_cpu.runner(
+        native.library().cpu.lrn_max_pool2d, problem, *structs(problem),
+        in_place=problem.first.in_place, read=[layout.channels_last],
+    )  # fmt: skip
 
 
 CANDIDATES: tuple[Candidate, ...] = (

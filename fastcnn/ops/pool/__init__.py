@@ -13,6 +13,7 @@ max_pool2d = Operator(
     saved=contract.saved,
     candidates=(*cuda.MAX_CANDIDATES, *triton.MAX_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.MAX_CANDIDATES),
     tensor_count=1,
+    unbatched=(0, 1),
 )
 
 avg_pool2d = Operator(
@@ -25,6 +26,7 @@ avg_pool2d = Operator(
     saved=contract.saved,
     candidates=(*cuda.AVG_CANDIDATES, *triton.AVG_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.AVG_CANDIDATES),
     tensor_count=1,
+    unbatched=(0, 1),
 )
 
 adaptive_avg_pool2d = Operator(
@@ -42,4 +44,5 @@ adaptive_avg_pool2d = Operator(
         *reference.ADAPTIVE_CANDIDATES,
     ),
     tensor_count=1,
+    unbatched=(0, 1),
 )

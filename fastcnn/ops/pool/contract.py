@@ -43,6 +43,7 @@ class Pool2dProblem(NamedTuple):
     x_stride: int
     y_stride: int | None
     threads: int
+    in_place: bool = False  # kernels can read every input where it is
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -70,6 +71,7 @@ class AdaptiveAvgPool2dProblem(NamedTuple):
     x_stride: int
     y_stride: int | None
     threads: int
+    in_place: bool = False  # kernels can read every input where it is
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -167,6 +169,7 @@ def _infer(op: str, mode: str, tensors: Sequence[Any], kernel: Pair, stride: Pai
         input.device, input.dtype, mode, N, H, W, C, P, Q, kernel, stride, padding, dilation,
         ceil_mode, count_include_pad, divisor_override,
         layout.input_stride(input), layout.output_stride(out, C, input), torch.get_num_threads(),
+        layout.pixel_stride(input) is not None,
     )  # fmt: skip
 
 
@@ -202,6 +205,7 @@ def infer_adaptive(tensors: Sequence[Any], params: tuple[Any, ...]) -> AdaptiveA
     return AdaptiveAvgPool2dProblem(
         input.device, input.dtype, N, H, W, C, P, Q,
         layout.input_stride(input), layout.output_stride(out, C, input), torch.get_num_threads(),
+        layout.pixel_stride(input) is not None,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ class RbfProblem(NamedTuple):
     M: int
     y_stride: int | None
     threads: int
+    in_place: bool = False  # kernels can read every input where it is
 
     @property
     def output_shape(self) -> tuple[int, int]:
@@ -52,6 +53,7 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> RbfProblem:
     return RbfProblem(
         input.device, input.dtype, N, D, centers.shape[0],
         None if out is not None else centers.shape[0], torch.get_num_threads(),
+        input.is_contiguous() and centers.is_contiguous(),
     )  # fmt: skip
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastcnn import native
 from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import native_cpu
+from fastcnn.ops import layout, native_cpu
 from fastcnn.ops.rbf.contract import RbfProblem
 
 
@@ -25,15 +26,11 @@ def native_problem(problem: RbfProblem) -> Any:
 
 
 def _prepare(problem: RbfProblem) -> Runner:
-    call, struct, threads = native.library().cpu.rbf, native_problem(problem), problem.threads
-
-    def run(input: Tensor, centers: Tensor, out: Tensor | None) -> Tensor:
-        x, c = input.contiguous(), native_cpu.float32(centers)
-        y = problem.empty_output(input)
-        call(struct, x.data_ptr(), c.data_ptr(), y.data_ptr(), threads)
-        return y
-
-    return run
+    return native_cpu.runner(
+        native.library().cpu.rbf, problem, native_problem(problem),
+        in_place=problem.in_place and problem.dtype is torch.float32, read=[Tensor.contiguous, native_cpu.float32],
+        strides=layout.contiguous_strides(problem.output_shape),
+    )  # fmt: skip
 
 
 CANDIDATES: tuple[Candidate, ...] = (

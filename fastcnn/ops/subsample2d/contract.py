@@ -27,6 +27,7 @@ class Subsample2dProblem(NamedTuple):
     x_stride: int
     y_stride: int | None
     threads: int
+    in_place: bool = False  # kernels can read every input where it is
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
@@ -69,6 +70,7 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> Subsample2dProblem
     return Subsample2dProblem(
         input.device, input.dtype, N, H, W, C, P, Q, kernel_size, activation,
         layout.input_stride(input), layout.output_stride(out, C, input, coefficient, bias), torch.get_num_threads(),
+        layout.pixel_stride(input) is not None and coefficient.is_contiguous() and bias.is_contiguous(),
     )  # fmt: skip
 
 

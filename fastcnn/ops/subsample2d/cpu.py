@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from fastcnn import native
 from fastcnn.dispatch import Candidate, Runner
@@ -18,17 +18,11 @@ def native_problem(problem: Subsample2dProblem) -> Any:
 
 
 def _prepare(problem: Subsample2dProblem) -> Runner:
-    call, struct = native.library().cpu.subsample2d, native_problem(problem)
-    shape, threads = problem.output_shape, problem.threads
-
-    def run(input: Tensor, coefficient: Tensor, bias: Tensor, out: Tensor | None) -> Tensor:
-        x = layout.channels_last(input)
-        c, b = native_cpu.float32(coefficient), native_cpu.float32(bias)
-        y = layout.empty(shape, input) if out is None else out
-        call(struct, x.data_ptr(), c.data_ptr(), b.data_ptr(), y.data_ptr(), threads)
-        return y
-
-    return run
+    return native_cpu.runner(
+        native.library().cpu.subsample2d, problem, native_problem(problem),
+        in_place=problem.in_place and problem.dtype is torch.float32,
+        read=[layout.channels_last, native_cpu.float32, native_cpu.float32],
+    )  # fmt: skip
 
 
 CANDIDATES: tuple[Candidate, ...] = (

@@ -1,0 +1,331 @@
+#include "python/call.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <new>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+namespace fastcnn::python {
+namespace {
+
+struct DLTensor {
+  void* data;
+  int32_t device_type, device_id;
+  int32_t ndim;
+  uint8_t type_code, type_bits;
+  uint16_t type_lanes;
+  int64_t *shape, *strides;
+  uint64_t byte_offset;
+};
+
+constexpr int32_t kCpu = 1;
+constexpr uint8_t kComplex = 5;
+
+struct DLManagedTensor {
+  uint32_t major, minor;
+  void* context;
+  void (*deleter)(DLManagedTensor*);
+  uint64_t flags;
+  DLTensor tensor;
+};
+
+struct DLPackTable {
+  uint32_t major, minor;
+  DLPackTable* previous;
+  int (*allocate)(DLTensor*, DLManagedTensor**, void*, void (*)(void*, const char*, const char*));
+  int (*export_owning)(void* object, DLManagedTensor**);
+  int (*import)(DLManagedTensor*, void** object);
+  int (*read)(void* object, DLTensor*);
+  int (*stream)(int, int32_t, void**);
+};
+
+const DLPackTable* table = nullptr;
+PyTypeObject *tensor_type = nullptr, *parameter_type = nullptr;
+
+PyObject *data_ptr_name, *is_neg_name, *requires_grad_name, *current_level_name, *new_empty_strided_name;
+
+bool is_tensor(PyObject* object) {
+  return Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type;
+}
+
+struct Bound {
+  Py_ssize_t inputs;
+  PyObject *shape, *strides;  // of the output, or null
+  std::vector<int64_t> sizes;
+  std::function<void(void* const*)> run;
+};
+
+struct Call {
+  PyObject_HEAD;
+  vectorcallfunc vectorcall;
+  Bound* bound;
+};
+
+// False with a Python error. The tensor is not asked for its dtype and shape: whoever prepared the call did.
+bool address_of(PyObject* object, void** address) {
+  if (object == Py_None) {
+    *address = nullptr;
+    return true;
+  }
+  DLTensor tensor;
+  if (table && is_tensor(object)) {
+    if (table->read(object, &tensor)) return false;
+    *address = static_cast<char*>(tensor.data) + tensor.byte_offset;
+    return true;
+  }
+  PyObject* number =
+      PyLong_Check(object) ? Py_NewRef(object) : PyObject_CallMethodNoArgs(object, data_ptr_name);
+  if (!number) return false;
+  *address = PyLong_AsVoidPtr(number);
+  Py_DECREF(number);
+  return *address || !PyErr_Occurred();
+}
+
+// An output in one block of memory: this, then the elements, at a multiple of 64 bytes as torch has them.
+struct Output {
+  DLManagedTensor managed;
+  int64_t sizes[2 * 4];
+  static constexpr size_t kAlignment = 64;
+};
+
+PyObject* new_output(const Bound& call, PyObject* like) {
+  DLTensor model;
+  const auto ndim = static_cast<int32_t>(call.sizes.size() / 2);
+  if (table && is_tensor(like) && ndim <= 4) {
+    if (table->read(like, &model)) return nullptr;
+    int64_t bytes = model.type_bits * model.type_lanes / 8;
+    for (int32_t i = 0; i < ndim; ++i) bytes *= call.sizes[i];
+    void* block = model.device_type == kCpu ? malloc(sizeof(Output) + Output::kAlignment + bytes) : nullptr;
+    if (block) {
+      auto* output = new (block) Output{};
+      for (int32_t i = 0; i < 2 * ndim; ++i) output->sizes[i] = call.sizes[i];
+      output->managed.major = table->major;
+      output->managed.minor = table->minor;
+      output->managed.deleter = [](DLManagedTensor* managed) { free(managed); };
+      output->managed.tensor = model;
+      const auto end = reinterpret_cast<uintptr_t>(output + 1) + Output::kAlignment - 1;
+      output->managed.tensor.data = reinterpret_cast<void*>(end / Output::kAlignment * Output::kAlignment);
+      output->managed.tensor.byte_offset = 0;
+      output->managed.tensor.ndim = ndim;
+      output->managed.tensor.shape = output->sizes;
+      output->managed.tensor.strides = output->sizes + ndim;
+      void* tensor;
+      if (table->import(&output->managed, &tensor)) return nullptr;
+      return static_cast<PyObject*>(tensor);
+    }
+  }
+  // Also where there is no memory, for torch's own error.
+  return PyObject_CallMethodObjArgs(like, new_empty_strided_name, call.shape, call.strides, nullptr);
+}
+
+PyObject* invoke(PyObject* self, PyObject* const* args, size_t count, PyObject* names) {
+  const Bound& call = *reinterpret_cast<Call*>(self)->bound;
+  if (PyVectorcall_NARGS(count) != call.inputs + 1 || (names && PyTuple_GET_SIZE(names)))
+    return PyErr_Format(PyExc_TypeError, "%zd tensors and an output are needed, %zd were given", call.inputs,
+                        PyVectorcall_NARGS(count));
+  void* few[8];
+  std::vector<void*> many(call.inputs < 8 ? 0 : call.inputs + 1);
+  void** addresses = call.inputs < 8 ? few : many.data();
+  PyObject* output = args[call.inputs];
+  output = output == Py_None && call.shape ? new_output(call, args[0]) : Py_NewRef(output);
+  if (!output) return nullptr;
+  bool failed = !address_of(output, &addresses[call.inputs]);
+  for (Py_ssize_t i = 0; i < call.inputs && !failed; ++i) failed = !address_of(args[i], &addresses[i]);
+  if (!failed) {
+    std::exception_ptr thrown;
+    Py_BEGIN_ALLOW_THREADS;
+    try {
+      call.run(addresses);
+    } catch (...) {
+      thrown = std::current_exception();
+    }
+    Py_END_ALLOW_THREADS;
+    if ((failed = thrown != nullptr)) {
+      try {
+        std::rethrow_exception(thrown);
+      } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+      } catch (const std::invalid_argument& error) {
+        PyErr_SetString(PyExc_ValueError, error.what());
+      } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+      }
+    }
+  }
+  if (failed) Py_CLEAR(output);
+  return output;
+}
+
+void destroy(PyObject* self) {
+  Bound* bound = reinterpret_cast<Call*>(self)->bound;
+  Py_XDECREF(bound->shape);
+  Py_XDECREF(bound->strides);
+  delete bound;
+  Py_TYPE(self)->tp_free(self);
+}
+
+PyTypeObject call_type = [] {
+  PyTypeObject type{};
+  Py_SET_REFCNT(reinterpret_cast<PyObject*>(&type), 1);
+  type.tp_name = "fastcnn._C.Call";
+  type.tp_basicsize = sizeof(Call);
+  type.tp_dealloc = destroy;
+  type.tp_vectorcall_offset = offsetof(Call, vectorcall);
+  type.tp_call = PyVectorcall_Call;
+  type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL;
+  return type;
+}();
+
+// What attach() was given, kept for good: what each call asks of torch and of fastcnn.dispatch.
+struct {
+  PyObject *observers, *grad_enabled, *forward_ad, *recorders, *local_backend, *global_backend, *num_threads;
+} attached;
+
+PyObject* attach(PyObject*, PyObject* args) {
+  auto& a = attached;
+  if (!PyArg_ParseTuple(args, "O!O!O!OOO!OO!O", &PyType_Type, &tensor_type, &PyType_Type, &parameter_type,
+                        &PyTuple_Type, &a.observers, &a.grad_enabled, &a.forward_ad, &PyList_Type,
+                        &a.recorders, &a.local_backend, &PyList_Type, &a.global_backend, &a.num_threads))
+    return nullptr;
+  Py_INCREF(args);
+  data_ptr_name = PyUnicode_InternFromString("data_ptr");
+  is_neg_name = PyUnicode_InternFromString("is_neg");
+  requires_grad_name = PyUnicode_InternFromString("requires_grad");
+  current_level_name = PyUnicode_InternFromString("_current_level");
+  new_empty_strided_name = PyUnicode_InternFromString("new_empty_strided");
+  PyObject* capsule = PyObject_GetAttrString(PyTuple_GET_ITEM(args, 0), "__dlpack_c_exchange_api__");
+  if (capsule) table = static_cast<const DLPackTable*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  if (table && (table->major != 1 || !table->read)) table = nullptr;
+  Py_XDECREF(capsule);
+  PyErr_Clear();
+  return PyBool_FromLong(table != nullptr);
+}
+
+// A reference of our own, given back at the end; null after a Python error.
+struct Held {
+  PyObject* object;
+  explicit Held(PyObject* object) : object(object) {}
+  Held(const Held&) = delete;
+  ~Held() { Py_XDECREF(object); }
+  bool no() const { return object && PyObject_IsTrue(object) == 0; }
+};
+
+// Appends what describe() says of one tensor; false if it is no plain one.
+bool append(PyObject* object, std::vector<int64_t>& words) {
+  DLTensor tensor;
+  if (object == Py_None) {
+    words.push_back(-1);
+    return true;
+  }
+  if (!is_tensor(object) || table->read(object, &tensor) || tensor.type_code == kComplex ||
+      !Held(PyObject_CallMethodNoArgs(object, is_neg_name)).no())
+    return false;
+  words.push_back(int64_t{tensor.ndim} << 48 | int64_t{tensor.device_type} << 32 | tensor.device_id);
+  words.push_back(int64_t{tensor.type_code} << 32 | tensor.type_bits << 16 | tensor.type_lanes);
+  words.insert(words.end(), tensor.shape, tensor.shape + tensor.ndim);
+  words.insert(words.end(), tensor.strides, tensor.strides + tensor.ndim);
+  return true;
+}
+
+// A new reference; null, without an error, where one of them is no plain tensor.
+PyObject* description(PyObject* tensors, PyObject* out) {
+  thread_local std::vector<int64_t> words;
+  words.clear();
+  bool plain = table && PyTuple_Check(tensors) && append(out, words);
+  for (Py_ssize_t i = 0; plain && i < PyTuple_GET_SIZE(tensors); ++i)
+    plain = append(PyTuple_GET_ITEM(tensors, i), words);
+  PyErr_Clear();  // of a tensor that DLPack cannot show
+  if (!plain) return nullptr;
+  return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(words.data()),
+                                   words.size() * sizeof(int64_t));
+}
+
+PyObject* describe(PyObject*, PyObject* const* args, Py_ssize_t) {
+  PyObject* described = description(args[0], args[1]);
+  return described ? described : Py_NewRef(Py_None);
+}
+
+// dispatch.py's is_inference(), and no profiler.
+bool is_inference(PyObject* tensors) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(attached.observers); ++i)
+    if (!Held(PyObject_CallNoArgs(PyTuple_GET_ITEM(attached.observers, i))).no()) return false;
+  const Held level(PyObject_GetAttr(attached.forward_ad, current_level_name));
+  if (!level.object || PyLong_AsLong(level.object) >= 0) return false;
+  if (Held(PyObject_CallNoArgs(attached.grad_enabled)).no()) return true;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tensors); ++i) {
+    PyObject* tensor = PyTuple_GET_ITEM(tensors, i);
+    if (tensor != Py_None && !Held(PyObject_GetAttr(tensor, requires_grad_name)).no()) return false;
+  }
+  return true;
+}
+
+// The runner remembered under dispatch.py's Selector._key(); a new reference, or null, maybe with an error.
+PyObject* remembered(PyObject* runners, PyObject* tensors, PyObject* params, PyObject* out,
+                     PyObject* setting) {
+  if (PyList_GET_SIZE(attached.recorders)) return nullptr;
+  const Held described(description(tensors, out));
+  PyObject* backend = nullptr;
+  if (!described.object || !is_inference(tensors) ||
+      PyContextVar_Get(attached.local_backend, nullptr, &backend))
+    return nullptr;
+  if (backend == Py_None) Py_SETREF(backend, Py_NewRef(PyList_GET_ITEM(attached.global_backend, 0)));
+  const Held demanded(backend), threads(PyObject_CallNoArgs(attached.num_threads)),
+      set(setting == Py_None ? Py_NewRef(Py_None) : PyObject_CallNoArgs(setting));
+  if (!threads.object || !set.object) return nullptr;
+  const Held key(PyTuple_Pack(5, described.object, params, backend, threads.object, set.object));
+  return key.object ? Py_XNewRef(PyDict_GetItemWithError(runners, key.object)) : nullptr;
+}
+
+PyObject* recall(PyObject*, PyObject* const* args, Py_ssize_t) {
+  PyObject *tensors = args[1], *out = args[3];
+  const Held runner(remembered(args[0], tensors, args[2], out, args[4]));
+  if (!runner.object) {
+    PyErr_Clear();  // of a parameter that no key can have; the long way says what is wrong with it
+    Py_RETURN_NONE;
+  }
+  const Py_ssize_t count = PyTuple_GET_SIZE(tensors);
+  PyObject* few[8];
+  std::vector<PyObject*> many(count < 8 ? 0 : count + 1);
+  PyObject** operands = count < 8 ? few : many.data();
+  for (Py_ssize_t i = 0; i < count; ++i) operands[i] = PyTuple_GET_ITEM(tensors, i);
+  operands[count] = out;
+  return PyObject_Vectorcall(runner.object, operands, count + 1, nullptr);
+}
+
+template <class F>
+PyCFunction fast(F* function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+PyMethodDef functions[] = {{"attach", attach, METH_VARARGS, nullptr},
+                           {"describe", fast(describe), METH_FASTCALL, nullptr},
+                           {"recall", fast(recall), METH_FASTCALL, nullptr},
+                           {}};
+
+}  // namespace
+
+int add_functions(PyObject* module) {
+  return PyType_Ready(&call_type) < 0 ? -1 : PyModule_AddFunctions(module, functions);
+}
+
+PyObject* call(Py_ssize_t inputs, PyObject* output, std::function<void(void* const*)> run) {
+  PyObject *shape = nullptr, *strides = nullptr;
+  std::vector<int64_t> sizes;
+  if (output != Py_None) {
+    if (!PyArg_ParseTuple(output, "O!O!", &PyTuple_Type, &shape, &PyTuple_Type, &strides)) return nullptr;
+    for (PyObject* tuple : {shape, strides})
+      for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i)
+        sizes.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i)));
+    if (PyErr_Occurred()) return nullptr;
+  }
+  auto* self = PyObject_New(Call, &call_type);
+  if (!self) return nullptr;
+  self->vectorcall = invoke;
+  self->bound = new Bound{inputs, Py_XNewRef(shape), Py_XNewRef(strides), std::move(sizes), std::move(run)};
+  return reinterpret_cast<PyObject*>(self);
+}
+
+}  // namespace fastcnn::python
