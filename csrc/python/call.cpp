@@ -64,25 +64,20 @@ struct Call {
   Bound* bound;
 };
 
-// False with a Python error. The tensor is not asked for its dtype and shape: whoever prepared the call did.
-bool address_of(PyObject* object, void** address) {
-  if (object == Py_None) {
-    *address = nullptr;
-    return true;
-  }
-  DLTensor tensor;
-  if (table && is_tensor(object)) {
-    if (table->read(object, &tensor)) return false;
-    *address = static_cast<char*>(tensor.data) + tensor.byte_offset;
-    return true;
-  }
-  PyObject* number =
+// False with a Python error. Fills `tensor` where the table can read the object, else its data alone.
+bool read(PyObject* object, DLTensor* tensor) {
+  *tensor = {};
+  if (object == Py_None) return true;
+  if (table && is_tensor(object)) return table->read(object, tensor) == 0;
+  PyObject* address =
       PyLong_Check(object) ? Py_NewRef(object) : PyObject_CallMethodNoArgs(object, data_ptr_name);
-  if (!number) return false;
-  *address = PyLong_AsVoidPtr(number);
-  Py_DECREF(number);
-  return *address || !PyErr_Occurred();
+  if (!address) return false;
+  tensor->data = PyLong_AsVoidPtr(address);
+  Py_DECREF(address);
+  return tensor->data || !PyErr_Occurred();
 }
+
+void* address_of(const DLTensor& tensor) { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
 
 // An output in one block of memory: this, then the elements, at a multiple of 64 bytes as torch has them.
 struct Output {
@@ -91,72 +86,85 @@ struct Output {
   static constexpr size_t kAlignment = 64;
 };
 
-PyObject* new_output(const Bound& call, PyObject* like) {
-  DLTensor model;
+// A tensor of the dtype and device of `like`, of which `model` was read; null after a Python error.
+PyObject* new_output(const Bound& call, PyObject* like, const DLTensor& model, void** address) {
   const auto ndim = static_cast<int32_t>(call.sizes.size() / 2);
-  if (table && is_tensor(like) && ndim <= 4) {
-    if (table->read(like, &model)) return nullptr;
-    int64_t bytes = model.type_bits * model.type_lanes / 8;
-    for (int32_t i = 0; i < ndim; ++i) bytes *= call.sizes[i];
-    void* block = model.device_type == kCpu ? malloc(sizeof(Output) + Output::kAlignment + bytes) : nullptr;
-    if (block) {
-      auto* output = new (block) Output{};
-      for (int32_t i = 0; i < 2 * ndim; ++i) output->sizes[i] = call.sizes[i];
-      output->managed.major = table->major;
-      output->managed.minor = table->minor;
-      output->managed.deleter = [](DLManagedTensor* managed) { free(managed); };
-      output->managed.tensor = model;
-      const auto end = reinterpret_cast<uintptr_t>(output + 1) + Output::kAlignment - 1;
-      output->managed.tensor.data = reinterpret_cast<void*>(end / Output::kAlignment * Output::kAlignment);
-      output->managed.tensor.byte_offset = 0;
-      output->managed.tensor.ndim = ndim;
-      output->managed.tensor.shape = output->sizes;
-      output->managed.tensor.strides = output->sizes + ndim;
-      void* tensor;
-      if (table->import(&output->managed, &tensor)) return nullptr;
-      return static_cast<PyObject*>(tensor);
-    }
+  int64_t bytes = model.type_bits * model.type_lanes / 8;
+  for (int32_t i = 0; i < ndim; ++i) bytes *= call.sizes[i];
+  void* block = nullptr;
+  if (model.device_type == kCpu && ndim <= 4) block = malloc(sizeof(Output) + Output::kAlignment + bytes);
+  if (!block) {  // if there is no memory, torch says so
+    DLTensor made;
+    PyObject* output =
+        PyObject_CallMethodObjArgs(like, new_empty_strided_name, call.shape, call.strides, nullptr);
+    if (output && !read(output, &made)) Py_CLEAR(output);
+    if (output) *address = address_of(made);
+    return output;
   }
-  // Also where there is no memory, for torch's own error.
-  return PyObject_CallMethodObjArgs(like, new_empty_strided_name, call.shape, call.strides, nullptr);
+  const auto end = reinterpret_cast<uintptr_t>(block) + sizeof(Output) + Output::kAlignment - 1;
+  *address = reinterpret_cast<void*>(end / Output::kAlignment * Output::kAlignment);
+  auto* output = new (block) Output{};
+  for (int32_t i = 0; i < 2 * ndim; ++i) output->sizes[i] = call.sizes[i];
+  DLManagedTensor& managed = output->managed;
+  managed.major = table->major;
+  managed.minor = table->minor;
+  managed.deleter = [](DLManagedTensor* self) { free(self); };
+  managed.tensor = model;
+  managed.tensor.data = *address;
+  managed.tensor.byte_offset = 0;
+  managed.tensor.ndim = ndim;
+  managed.tensor.shape = output->sizes;
+  managed.tensor.strides = output->sizes + ndim;
+  void* tensor;
+  return table->import(&managed, &tensor) ? nullptr : static_cast<PyObject*>(tensor);
 }
+
+// Runs the kernel and returns the output, which is made where it is None. addresses: of the inputs, of which
+// `first` is the first and `model` what was read of it, and of the output.
+PyObject* launch(const Bound& call, void** addresses, PyObject* first, const DLTensor& model,
+                 PyObject* output) {
+  output = output == Py_None && call.shape ? new_output(call, first, model, &addresses[call.inputs])
+                                           : Py_NewRef(output);
+  if (!output) return nullptr;
+  std::exception_ptr thrown;
+  Py_BEGIN_ALLOW_THREADS;
+  try {
+    call.run(addresses);
+  } catch (...) {
+    thrown = std::current_exception();
+  }
+  Py_END_ALLOW_THREADS;
+  if (!thrown) return output;
+  Py_DECREF(output);
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+constexpr Py_ssize_t kFew = 8;  // tensors, the output among them, whose addresses need no memory of their own
 
 PyObject* invoke(PyObject* self, PyObject* const* args, size_t count, PyObject* names) {
   const Bound& call = *reinterpret_cast<Call*>(self)->bound;
   if (PyVectorcall_NARGS(count) != call.inputs + 1 || (names && PyTuple_GET_SIZE(names)))
     return PyErr_Format(PyExc_TypeError, "%zd tensors and an output are needed, %zd were given", call.inputs,
                         PyVectorcall_NARGS(count));
-  void* few[8];
-  std::vector<void*> many(call.inputs < 8 ? 0 : call.inputs + 1);
-  void** addresses = call.inputs < 8 ? few : many.data();
-  PyObject* output = args[call.inputs];
-  output = output == Py_None && call.shape ? new_output(call, args[0]) : Py_NewRef(output);
-  if (!output) return nullptr;
-  bool failed = !address_of(output, &addresses[call.inputs]);
-  for (Py_ssize_t i = 0; i < call.inputs && !failed; ++i) failed = !address_of(args[i], &addresses[i]);
-  if (!failed) {
-    std::exception_ptr thrown;
-    Py_BEGIN_ALLOW_THREADS;
-    try {
-      call.run(addresses);
-    } catch (...) {
-      thrown = std::current_exception();
-    }
-    Py_END_ALLOW_THREADS;
-    if ((failed = thrown != nullptr)) {
-      try {
-        std::rethrow_exception(thrown);
-      } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-      } catch (const std::invalid_argument& error) {
-        PyErr_SetString(PyExc_ValueError, error.what());
-      } catch (const std::exception& error) {
-        PyErr_SetString(PyExc_RuntimeError, error.what());
-      }
-    }
+  void* few[kFew];
+  std::vector<void*> many(call.inputs < kFew ? 0 : call.inputs + 1);
+  void** addresses = call.inputs < kFew ? few : many.data();
+  DLTensor first{}, tensor;
+  for (Py_ssize_t i = 0; i <= call.inputs; ++i) {
+    if (!read(args[i], &tensor)) return nullptr;
+    addresses[i] = address_of(tensor);
+    if (i == 0) first = tensor;
   }
-  if (failed) Py_CLEAR(output);
-  return output;
+  return launch(call, addresses, args[0], first, args[call.inputs]);
 }
 
 void destroy(PyObject* self) {
@@ -213,38 +221,48 @@ struct Held {
   bool no() const { return object && PyObject_IsTrue(object) == 0; }
 };
 
-// Appends what describe() says of one tensor; false if it is no plain one.
-bool append(PyObject* object, std::vector<int64_t>& words) {
-  DLTensor tensor;
+// Reads a tensor and appends what describe() says of it; false if it is no plain one, maybe with a Python
+// error.
+bool append(PyObject* object, std::vector<int64_t>& words, DLTensor* tensor) {
   if (object == Py_None) {
+    *tensor = {};
     words.push_back(-1);
     return true;
   }
-  if (!is_tensor(object) || table->read(object, &tensor) || tensor.type_code == kComplex ||
+  if (!is_tensor(object) || !read(object, tensor) || tensor->type_code == kComplex ||
       !Held(PyObject_CallMethodNoArgs(object, is_neg_name)).no())
     return false;
-  words.push_back(int64_t{tensor.ndim} << 48 | int64_t{tensor.device_type} << 32 | tensor.device_id);
-  words.push_back(int64_t{tensor.type_code} << 32 | tensor.type_bits << 16 | tensor.type_lanes);
-  words.insert(words.end(), tensor.shape, tensor.shape + tensor.ndim);
-  words.insert(words.end(), tensor.strides, tensor.strides + tensor.ndim);
+  words.push_back(int64_t{tensor->ndim} << 48 | int64_t{tensor->device_type} << 32 | tensor->device_id);
+  words.push_back(int64_t{tensor->type_code} << 32 | tensor->type_bits << 16 | tensor->type_lanes);
+  words.insert(words.end(), tensor->shape, tensor->shape + tensor->ndim);
+  words.insert(words.end(), tensor->strides, tensor->strides + tensor->ndim);
   return true;
 }
 
-// A new reference; null, without an error, where one of them is no plain tensor.
-PyObject* description(PyObject* tensors, PyObject* out) {
+// A new reference; null, without an error, where one of them is no plain tensor. The addresses of few tensors
+// and of `out` are found on the way, and what there is to read of the first.
+PyObject* description(PyObject* tensors, PyObject* out, void** addresses, DLTensor* first) {
+  if (!table || !PyTuple_Check(tensors)) return nullptr;
   thread_local std::vector<int64_t> words;
   words.clear();
-  bool plain = table && PyTuple_Check(tensors) && append(out, words);
-  for (Py_ssize_t i = 0; plain && i < PyTuple_GET_SIZE(tensors); ++i)
-    plain = append(PyTuple_GET_ITEM(tensors, i), words);
-  PyErr_Clear();  // of a tensor that DLPack cannot show
-  if (!plain) return nullptr;
+  const Py_ssize_t count = PyTuple_GET_SIZE(tensors);
+  for (Py_ssize_t i = 0; i <= count; ++i) {
+    DLTensor tensor;
+    if (!append(i < count ? PyTuple_GET_ITEM(tensors, i) : out, words, &tensor)) {
+      PyErr_Clear();
+      return nullptr;
+    }
+    if (count < kFew) addresses[i] = address_of(tensor);
+    if (i == 0) *first = tensor;
+  }
   return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(words.data()),
                                    words.size() * sizeof(int64_t));
 }
 
 PyObject* describe(PyObject*, PyObject* const* args, Py_ssize_t) {
-  PyObject* described = description(args[0], args[1]);
+  void* addresses[kFew];
+  DLTensor first;
+  PyObject* described = description(args[0], args[1], addresses, &first);
   return described ? described : Py_NewRef(Py_None);
 }
 
@@ -263,36 +281,38 @@ bool is_inference(PyObject* tensors) {
 }
 
 // The runner remembered under dispatch.py's Selector._key(); a new reference, or null, maybe with an error.
-PyObject* remembered(PyObject* runners, PyObject* tensors, PyObject* params, PyObject* out,
+PyObject* remembered(PyObject* runners, PyObject* described, PyObject* tensors, PyObject* params,
                      PyObject* setting) {
-  if (PyList_GET_SIZE(attached.recorders)) return nullptr;
-  const Held described(description(tensors, out));
   PyObject* backend = nullptr;
-  if (!described.object || !is_inference(tensors) ||
+  if (!described || PyList_GET_SIZE(attached.recorders) || !is_inference(tensors) ||
       PyContextVar_Get(attached.local_backend, nullptr, &backend))
     return nullptr;
   if (backend == Py_None) Py_SETREF(backend, Py_NewRef(PyList_GET_ITEM(attached.global_backend, 0)));
   const Held demanded(backend), threads(PyObject_CallNoArgs(attached.num_threads)),
       set(setting == Py_None ? Py_NewRef(Py_None) : PyObject_CallNoArgs(setting));
   if (!threads.object || !set.object) return nullptr;
-  const Held key(PyTuple_Pack(5, described.object, params, backend, threads.object, set.object));
+  const Held key(PyTuple_Pack(5, described, params, backend, threads.object, set.object));
   return key.object ? Py_XNewRef(PyDict_GetItemWithError(runners, key.object)) : nullptr;
 }
 
 PyObject* recall(PyObject*, PyObject* const* args, Py_ssize_t) {
   PyObject *tensors = args[1], *out = args[3];
-  const Held runner(remembered(args[0], tensors, args[2], out, args[4]));
+  void* addresses[kFew];
+  DLTensor first;
+  const Held described(description(tensors, out, addresses, &first));
+  const Held runner(remembered(args[0], described.object, tensors, args[2], args[4]));
   if (!runner.object) {
     PyErr_Clear();  // of a parameter that no key can have; the long way says what is wrong with it
     Py_RETURN_NONE;
   }
   const Py_ssize_t count = PyTuple_GET_SIZE(tensors);
-  PyObject* few[8];
-  std::vector<PyObject*> many(count < 8 ? 0 : count + 1);
-  PyObject** operands = count < 8 ? few : many.data();
-  for (Py_ssize_t i = 0; i < count; ++i) operands[i] = PyTuple_GET_ITEM(tensors, i);
-  operands[count] = out;
-  return PyObject_Vectorcall(runner.object, operands, count + 1, nullptr);
+  if (Py_TYPE(runner.object) == &call_type && count < kFew) {  // nothing is read twice
+    const Bound& call = *reinterpret_cast<Call*>(runner.object)->bound;
+    if (call.inputs == count) return launch(call, addresses, PyTuple_GET_ITEM(tensors, 0), first, out);
+  }
+  std::vector<PyObject*> operands(&PyTuple_GET_ITEM(tensors, 0), &PyTuple_GET_ITEM(tensors, 0) + count);
+  operands.push_back(out);
+  return PyObject_Vectorcall(runner.object, operands.data(), count + 1, nullptr);
 }
 
 template <class F>
