@@ -244,9 +244,9 @@ class Operator(Selector):
         params = _hashable(params)
         # Skipping torch.library keeps a small network from being all overhead: an operator of torch.library written
         # in Python costs about ten times a call of the extension.
-        direct = not _dynamo_compiles() and not _profiler_enabled() and _describe(tensors, out) is not None
-        if direct and is_inference(tensors):
-            return self.run(tensors, params, out)
+        key = None if _dynamo_compiles() or _profiler_enabled() else self._key(tensors, params, out)
+        if key is not None and is_inference(tensors):
+            return self._runner(key, tensors, params, out)(*tensors, out)
         canonical = self.normalise(tensors, params)
         if (
             out is not None
@@ -270,7 +270,12 @@ class Operator(Selector):
 
     def run(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
         """Runs the operator by the chosen kernel, without autograd."""
-        key = self._key(tensors, params, out)
+        return self._runner(self._key(tensors, params, out), tensors, params, out)(*tensors, out)
+
+    def _runner(
+        self, key: Any, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None
+    ) -> Runner:
+        """The remembered choice, or one made now; `explain` wants every choice made anew."""
         try:
             runner = self._runners.get(key)
         except TypeError:  # an argument of no use, such as a dict, cannot be looked up: say which it is
@@ -281,7 +286,7 @@ class Operator(Selector):
             runner = self.select(problem)
             if key is not None:
                 self._remember(key, runner)
-        return runner(*tensors, out)
+        return runner
 
     def _without_batch(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None) -> Tensor:
         from fastcnn.ops import checks  # itself made of operators
@@ -393,6 +398,7 @@ def _needs_definition(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def _describe_in_python(tensors: tuple[Tensor | None, ...], out: Tensor | None) -> Any:
+    """What the tensors have in common with those of calls that may be served alike; None if one is no plain tensor."""
     found: list[Any] = []
     for t in (*tensors, out):
         if t is None:
@@ -401,7 +407,7 @@ def _describe_in_python(tensors: tuple[Tensor | None, ...], out: Tensor | None) 
             type(t) in (Tensor, torch.nn.Parameter)
             and t.layout is torch.strided
             and (t.is_cpu or t.is_cuda)
-            and not (t.is_complex() or t.is_neg())
+            and not (t.is_complex() or t.is_neg() or t._is_zerotensor())
         ):
             found += (t.shape, t.stride(), t.dtype, t.device)
         else:

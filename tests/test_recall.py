@@ -152,12 +152,15 @@ def test_modes_tracers_transforms_and_gradients_miss_no_remembered_call(name, wa
 
 @pytest.mark.parametrize("name", CALLS)
 def test_tensors_that_are_not_what_their_memory_says(name, way):
-    """Lazily negated ones, and subclasses that only wrap others: a kernel would read what is not there."""
+    """Lazily negated ones, zeros without memory, subclasses that wrap others: a kernel would read what is not there."""
     ours, theirs, arguments = CALLS[name]
     ours(*arguments)
     negated = tuple(torch._neg_view(t) if isinstance(t, torch.Tensor) else t for t in arguments)
     assert negated[0].is_neg()
     torch.testing.assert_close(ours(*negated), theirs(*negated), rtol=1e-4, atol=1e-5)
+    if name in ("add_relu", "concat", "max_pool2d", "avg_pool2d", "local_response_norm"):
+        zeros = tuple(torch._efficientzerotensor(t.shape) if isinstance(t, torch.Tensor) else t for t in arguments)
+        assert torch.equal(ours(*zeros), torch.zeros_like(theirs(*arguments)))
     wrapped = tuple(TwoTensor(t, t + 1) if isinstance(t, torch.Tensor) else t for t in arguments)
     result = ours(*wrapped)
     assert type(result) is TwoTensor

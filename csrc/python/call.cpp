@@ -1,5 +1,6 @@
 #include "python/call.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
@@ -232,6 +233,8 @@ bool append(PyObject* object, std::vector<int64_t>& words, DLTensor* tensor) {
   if (!is_tensor(object) || !read(object, tensor) || tensor->type_code == kComplex ||
       !Held(PyObject_CallMethodNoArgs(object, is_neg_name)).no())
     return false;
+  // No memory: nothing to read, or what PyTorch has for zeros.
+  if (!tensor->data && std::count(tensor->shape, tensor->shape + tensor->ndim, 0) == 0) return false;
   words.push_back(int64_t{tensor->ndim} << 48 | int64_t{tensor->device_type} << 32 | tensor->device_id);
   words.push_back(int64_t{tensor->type_code} << 32 | tensor->type_bits << 16 | tensor->type_lanes);
   words.insert(words.end(), tensor->shape, tensor->shape + tensor->ndim);
