@@ -31,7 +31,7 @@ from fastcnn.ops.conv2d.cuda import Convolution
 from fastcnn.ops.linear.triton import as_conv2d
 from fastcnn.report import results, timing
 from fastcnn.report.cases import Case, Selection
-from fastcnn.report.commands import progress_bar
+from fastcnn.report.commands import file_in, progress_bar
 from fastcnn.report.measure import TOLERANCE, relative_error
 from fastcnn.report.summary import geometric_mean
 from fastcnn.report.timing import Effort, Run
@@ -262,9 +262,7 @@ def run(
     chosen = cases(networks, batches, dtypes)
     found_backends = usable(backends)
     origin = about(torch.device("cuda", torch.cuda.current_device()))
-    path = output or tuned.USER
-    if path.is_dir() or not path.suffix:
-        path = path / tuned.file_name(origin["device"])
+    path = file_in(output or tuned.USER, tuned.file_name(origin["device"]))
     gains: dict[str, list[float]] = {backend: [] for backend in found_backends}
     wrong, failed = [], []
     work = [(backend, case, tf32) for backend in found_backends for case, tf32 in chosen]

@@ -1,5 +1,4 @@
-// The microkernel under convolution and linear: a tile of kRows output rows by up to kVecs vectors of
-// columns.
+// The microkernel under convolution: a tile of kRows output rows by up to kVecs vectors of columns.
 //
 //   y[i, n] = act(bias[n] + residual[i, n] + sum_{t < taps} sum_{d < depth} rows[t][i][offset + d] * b[t *
 //   depth + d][n])
@@ -236,21 +235,6 @@ static void copy_run(const T* x, int64_t count, float* out) {
   for (; i + kWidth <= count; i += kWidth) store(out + i, load(x + i));
   const int tail = static_cast<int>(count - i);
   if (tail) store_partial(out + i, load_partial(x + i, tail), tail);
-}
-
-// weight(column, d) into panel order [panel][d][vecs * kWidth].
-template <class W, class F>
-static void pack_panels(const Panels& panels, int64_t depth, W* packed, F&& weight) {
-  for (int64_t i = 0; i < panels.count(); ++i) {
-    const int64_t width = panels.vecs_of(i) * kWidth, first = panels.first_column(i);
-    for (int64_t d = 0; d < depth; ++d, packed += width)
-      for (int64_t n = 0; n < width; n += kWidth) {
-        float lane[kWidth];
-        for (int l = 0; l < kWidth; ++l)
-          lane[l] = first + n + l < panels.columns ? weight(first + n + l, d) : 0;
-        store(packed + n, load(lane));
-      }
-  }
 }
 
 }  // namespace fastcnn::FASTCNN_ISA

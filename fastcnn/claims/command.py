@@ -26,7 +26,8 @@ def run(console: Console, *, only: str = "", seconds: float = 0.5, output: Path 
         WrongResult: something computed a wrong result; its claim was not measured.
     """
     numbers = chosen(only)
-    output = commands.result_file(output, "cpu")
+    if output is not None:
+        output = commands.file_in(output, results.file_name())
     data = record.empty() if output is None else record.open_for(output)
     effort = Effort(seconds, blocks=4, least_samples=4, pause=0.05, warm_up=0.03)
     commands.warn_if_busy(console)

@@ -16,6 +16,7 @@ from fastcnn import native, ops
 from fastcnn.ops.add_relu.contract import AddReluProblem
 from fastcnn.ops.add_relu.cpu import native_problem as native_add_relu
 from fastcnn.ops.conv2d.cpu import native_problem as native_conv2d
+from fastcnn.ops.linear.contract import row_stride
 from fastcnn.ops.linear.cpu import native_problem as native_linear
 from fastcnn.ops.lrn.cpu import native_problem as native_lrn
 from fastcnn.ops.pool.cpu import native_adaptive_avg_pool2d, native_pool2d
@@ -227,7 +228,7 @@ def _emit_linear(c: Context, node: Node) -> None:
     problem = ops.linear.infer((*tensors, None), (node.kwargs["activation"],))
     struct = native_linear(problem)
     rows = c.tensors[str(weight.target)].detach()
-    if rows.stride(1) != 1:
+    if row_stride(rows) is None:
         rows = rows.contiguous()
     struct.x_stride, struct.weight_stride, struct.y_stride = c.stride(x), rows.stride(0), c.stride(node)
     c.builder.call("linear", struct, c.place(x), c.builder.constant(rows), c.constant(bias), c.place(node))

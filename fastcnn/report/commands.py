@@ -52,8 +52,10 @@ def bench(
     chosen = [case for kind in kinds for case in plan.cases(kind) if match in case.group and plan.contenders(case)]
     if not chosen:
         raise ValueError(f"bench: no case is called {match!r} in {', '.join(kinds)}")
-    output = result_file(output, device)
-    old = Results.load(output) if update and output is not None else None
+    old = None
+    if output is not None:
+        output = file_in(output, results.file_name(device))
+        old = Results.load(output) if update else None
     if old is not None:
         theirs = f"{old.about['device']} with {old.about['threads']} threads"
         mine = f"{results.device_name(device)} with {torch.get_num_threads()} threads"
@@ -186,11 +188,9 @@ def print_slower(made: Results, old: Results, console: Console) -> None:
     console.print(table)
 
 
-def result_file(output: Path | None, device: str) -> Path | None:
-    """The file to write: `output`, or in it the device's own if it is a folder."""
-    if output is not None and (output.is_dir() or not output.suffix):
-        return output / results.file_name(device)
-    return output
+def file_in(output: Path, name: str) -> Path:
+    """The file to write: `output`, or the one of this name in it if it is a folder."""
+    return output / name if output.is_dir() or not output.suffix else output
 
 
 def warn_if_busy(console: Console) -> None:

@@ -43,6 +43,21 @@ def tap_stride(channels: int, dtype: torch.dtype) -> int:
     return ceil_div(channels, line) * line
 
 
+def tap_constants(p: Conv2dProblem) -> dict[str, int]:
+    """Where the taps lie, as the kernels that load by pointers take it."""
+    wide = p.C if wide_taps(p) else 1  # a pixel of a wide tap is one element
+    return {
+        "R": p.R,
+        "S": 1 if wide_taps(p) else p.S,
+        "STRIDE_H": p.stride[0],
+        "STRIDE_W": p.stride[1] * wide,
+        "PAD_H": p.padding[0],
+        "PAD_W": p.padding[2] * wide,
+        "DILATION_H": p.dilation[0],
+        "DILATION_W": p.dilation[1],
+    }
+
+
 def gemm_of(p: Conv2dProblem, allow_tf32: bool) -> Gemm:
     wide = wide_taps(p)
     element = p.dtype.itemsize
@@ -237,14 +252,7 @@ class Conv2d:
                 "steps": ceil_div(gemm.steps(config), config.splits),
             },
             {
-                "R": p.R,
-                "S": 1 if self.wide else p.S,
-                "STRIDE_H": p.stride[0],
-                "STRIDE_W": p.stride[1] * wide,
-                "PAD_H": p.padding[0],
-                "PAD_W": p.padding[2] * wide,
-                "DILATION_H": p.dilation[0],
-                "DILATION_W": p.dilation[1],
+                **tap_constants(p),
                 "ACTIVATION": p.activation,
                 "HAS_BIAS": p.has_bias,
                 "HAS_RESIDUAL": p.has_residual,

@@ -14,7 +14,7 @@ import torch
 
 from fastcnn.ops import triton_common as common
 from fastcnn.ops.conv2d.triton_kernels import load_taps
-from fastcnn.ops.conv2d.triton_launch import pack_weight, precision, tap_stride, wide_taps
+from fastcnn.ops.conv2d.triton_launch import pack_weight, precision, tap_constants, tap_stride, wide_taps
 from fastcnn.ops.fused import FusedProblem
 from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import Launch, activate, ceil_div, dot, jit, next_power_of_2, tl
@@ -170,14 +170,7 @@ class Conv2dMaxPool2d:
                 "tiles_q": tiles_q,
             },
             {
-                "R": p.R,
-                "S": 1 if self.wide else p.S,
-                "STRIDE_H": p.stride[0],
-                "STRIDE_W": p.stride[1] * wide,
-                "PAD_H": p.padding[0],
-                "PAD_W": p.padding[2] * wide,
-                "DILATION_H": p.dilation[0],
-                "DILATION_W": p.dilation[1],
+                **tap_constants(p),
                 "KERNEL_H": pool.kernel_size[0],
                 "KERNEL_W": pool.kernel_size[1],
                 "POOL_STRIDE_H": pool.stride[0],

@@ -24,7 +24,7 @@ class LinearProblem(NamedTuple):
     plain: bool  # weight is (M, D) and bias, if any, is (M,): what PyTorch also allows goes to the reference
     has_bias: bool
     activation: str | None
-    weight_stride: int | None  # of its rows; None if they are not contiguous, and a kernel needs a copy
+    weight_stride: int | None  # row_stride(weight)
     y_stride: int | None
     threads: int
     in_place: bool = False  # kernels can read every input where it is
@@ -71,10 +71,15 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> LinearProblem:
     return LinearProblem(
         input.device, input.dtype, output_shape, prod(input.shape[:-1]), input.shape[-1],
         weight.shape[0] if weight.dim() == 2 else 1, plain, bias is not None, params[0],
-        weight.stride(0) if weight.dim() == 2 and (weight.stride(1) == 1 or weight.shape[1] <= 1) else None,
+        row_stride(weight),
         None if out is not None else prod(weight.shape[:-1]), torch.get_num_threads(),
         input.is_contiguous() and (bias is None or bias.is_contiguous()),
     )  # fmt: skip
+
+
+def row_stride(weight: Tensor) -> int | None:
+    """How far a weight's rows lie apart; None where they are not contiguous, and a kernel needs a copy."""
+    return weight.stride(0) if weight.dim() == 2 and (weight.stride(1) == 1 or weight.shape[1] <= 1) else None
 
 
 def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from fastcnn.ops import triton_common as common
 from fastcnn.ops.fused import FusedProblem
 from fastcnn.ops.lrn.triton_kernels import normalise
+from fastcnn.ops.pool.triton_kernels import window_constants
 from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import jit, tl
 
@@ -62,14 +63,7 @@ def lrn_max_pool2d(problem: FusedProblem) -> common.Launch:
             "k": float(lrn.k),
         },
         {
-            "KERNEL_H": pool.kernel_size[0],
-            "KERNEL_W": pool.kernel_size[1],
-            "STRIDE_H": pool.stride[0],
-            "STRIDE_W": pool.stride[1],
-            "PAD_H": pool.padding[0],
-            "PAD_W": pool.padding[1],
-            "DILATION_H": pool.dilation[0],
-            "DILATION_W": pool.dilation[1],
+            **window_constants(pool),
             "SIZE": lrn.size,
             "BETA": float(lrn.beta),
             "INT64": common.needs_int64(pool.N * pool.H * pool.W * lrn.x_stride, rows * y_stride),

@@ -89,6 +89,20 @@ def adaptive_avg_pool2d_kernel(
     tl.store(y_ptr + row * y_stride + c, mean.to(y_ptr.dtype.element_ty), mask=c < C)
 
 
+def window_constants(p: Pool2dProblem) -> dict[str, int]:
+    """The windows as kernels take them."""
+    return {
+        "KERNEL_H": p.kernel_size[0],
+        "KERNEL_W": p.kernel_size[1],
+        "STRIDE_H": p.stride[0],
+        "STRIDE_W": p.stride[1],
+        "PAD_H": p.padding[0],
+        "PAD_W": p.padding[1],
+        "DILATION_H": p.dilation[0],
+        "DILATION_W": p.dilation[1],
+    }
+
+
 def pool2d(p: Pool2dProblem) -> common.Launch:
     """Called with (x, y)."""
     tile = common.RowTile.of(p.C)
@@ -107,14 +121,7 @@ def pool2d(p: Pool2dProblem) -> common.Launch:
             "y_stride": output_stride(p),
         },
         {
-            "KERNEL_H": p.kernel_size[0],
-            "KERNEL_W": p.kernel_size[1],
-            "STRIDE_H": p.stride[0],
-            "STRIDE_W": p.stride[1],
-            "PAD_H": p.padding[0],
-            "PAD_W": p.padding[1],
-            "DILATION_H": p.dilation[0],
-            "DILATION_W": p.dilation[1],
+            **window_constants(p),
             "MAX": p.mode == "max",
             "COUNT_INCLUDE_PAD": p.count_include_pad,
             "DIVISOR": p.divisor_override or 0,
