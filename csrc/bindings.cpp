@@ -525,24 +525,29 @@ void bind_cpu_conv2d(py::module_& m) {
   m.def("set_winograd_tolerance", &set_winograd_tolerance, py::arg("tolerance"),
         "The largest relative L2 error that a Winograd algorithm may have to be chosen; 0 forbids them.");
   m.def("winograd_tolerance", &winograd_tolerance);
+  py::enum_<WeightForm>(m, "WeightForm")
+      .value("packed", WeightForm::packed)
+      .value("contiguous", WeightForm::contiguous)
+      .value("channels_last", WeightForm::channels_last);
   py::class_<Conv2d>(m, "Conv2d")
       .def(py::init<const Conv2dProblem&, const std::string&, bool>(), py::arg("problem"), py::arg("name"),
            py::arg("max_pool") = false)
       .def_property_readonly("packed_bytes", &Conv2d::packed_bytes)
       .def(
           "pack",
-          [](const Conv2d& self, uintptr_t weight, uintptr_t packed) {
-            self.pack(reinterpret_cast<const float*>(weight), reinterpret_cast<void*>(packed));
+          [](const Conv2d& self, Address weight, Address packed, WeightForm form, int threads) {
+            self.pack(at<float>(weight), form, at(packed), threads);
           },
-          py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"))
+          py::call_guard<py::gil_scoped_release>(), py::arg("weight"), py::arg("packed"),
+          py::arg("form") = WeightForm::contiguous, py::arg("threads") = 1)
       .def(
           "bound",
-          [](const py::object& self, int threads, py::handle output) {
-            return bound(4, output, [self, &conv = self.cast<const Conv2d&>(), threads](Addresses a) {
-              conv.run(a[0], a[1], static_cast<float*>(a[2]), a[3], a[4], threads);
+          [](const py::object& self, int threads, py::handle output, WeightForm form) {
+            return bound(4, output, [self, &conv = self.cast<const Conv2d&>(), threads, form](Addresses a) {
+              conv.run(a[0], a[1], form, static_cast<float*>(a[2]), a[3], a[4], threads);
             });
           },
-          py::arg("threads"), py::arg("output") = py::none());
+          py::arg("threads"), py::arg("output") = py::none(), py::arg("form") = WeightForm::packed);
 }
 
 // A tensor of a plan, as Python gives it: (buffer, byte offset), a buffer alone, or None.
@@ -570,11 +575,12 @@ void bind_plan(py::module_& m) {
       .def("output", &Plan::output, py::arg("bytes"))
       .def(
           "conv2d",
-          [](Plan& self, const Conv2d& conv, const Given& x, Address packed, Address bias,
-             const Given& residual,
-             const Given& y) { self.conv2d(conv, In(x), at(packed), at<float>(bias), In(residual), In(y)); },
-          py::arg("conv"), py::arg("x"), py::arg("packed"), py::arg("bias"), py::arg("residual"),
-          py::arg("y"))
+          [](Plan& self, const Conv2d& conv, const Given& x, Address weight, WeightForm form, Address bias,
+             const Given& residual, const Given& y) {
+            self.conv2d(conv, In(x), at(weight), form, at<float>(bias), In(residual), In(y));
+          },
+          py::arg("conv"), py::arg("x"), py::arg("weight"), py::arg("form"), py::arg("bias"),
+          py::arg("residual"), py::arg("y"))
       .def(
           "linear",
           [](Plan& self, const LinearProblem& problem, const Given& x, Address weight, Address bias,

@@ -42,6 +42,7 @@ struct Panels {
   int64_t vecs() const { return (columns + kWidth - 1) / kWidth; }
   int64_t count() const { return (vecs() + kVecs - 1) / kVecs; }
   int64_t first_vec(int64_t i) const { return vecs() * i / count(); }
+  int64_t of_vec(int64_t vec) const { return ((vec + 1) * count() - 1) / vecs(); }
   int vecs_of(int64_t i) const { return static_cast<int>(first_vec(i + 1) - first_vec(i)); }
   int64_t first_column(int64_t i) const { return first_vec(i) * kWidth; }
   int columns_of(int64_t i) const {
@@ -49,6 +50,31 @@ struct Panels {
   }
   int64_t packed_floats(int64_t depth) const { return vecs() * kWidth * depth; }
 };
+
+// Calls f(d, lanes) for d in [begin, end): lane i is column first + i's element d, 0 where there is no such
+// column. columns: [count][depth], each column contiguous, as PyTorch keeps weights.
+template <class F>
+FASTCNN_INLINE void each_depth(const float* columns, int64_t depth, int64_t first, int64_t count,
+                               int64_t begin, int64_t end, F&& f) {
+  const float* source = columns + first * depth;
+  const int present = static_cast<int>(min_of<int64_t>(kWidth, count - first));
+  for (int64_t d = begin; d < end; d += kWidth) {
+    const int size = static_cast<int>(min_of<int64_t>(kWidth, end - d));
+    Vec lanes[kWidth];
+    if (present == kWidth && size == kWidth) {
+      FASTCNN_UNROLL for (int i = 0; i < kWidth; ++i) lanes[i] = load(source + i * depth + d);
+    } else {
+      for (int i = 0; i < kWidth; ++i)
+        lanes[i] = i < present ? load_partial(source + i * depth + d, size) : zero();
+    }
+    transpose(lanes);
+    if (size == kWidth) {
+      FASTCNN_UNROLL for (int j = 0; j < kWidth; ++j) f(d + j, lanes[j]);
+    } else {
+      for (int j = 0; j < size; ++j) f(d + j, lanes[j]);
+    }
+  }
+}
 
 // What happens to a tile on its way out. Rows lie y_stride elements apart.
 struct Output {

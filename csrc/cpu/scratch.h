@@ -6,8 +6,8 @@
 namespace fastcnn {
 
 // `task` is for what one task needs while it runs; `call` for what the caller sets up before parallel_for and
-// all workers use: two slots, because the caller also runs tasks.
-enum class Scratch { task, call };
+// all workers use: two slots, because the caller also runs tasks. `weights` are those that a call packs.
+enum class Scratch { task, call, weights };
 
 // At least `bytes` bytes, aligned to 64, uninitialised; valid until this thread asks for the same slot again.
 // Throws std::bad_alloc.

@@ -135,6 +135,30 @@ FASTCNN_INLINE Vec sum4(Vec a, Vec b, Vec c, Vec d) {
   return sums;
 }
 
+// Blocks of kStep lanes change places across the diagonal of squares of twice the size.
+template <int kStep>
+FASTCNN_INLINE void transpose_blocks(Vec (&v)[kWidth]) {
+  IntVec low, high;
+  for (int lane = 0; lane < kWidth; ++lane) {
+    low[lane] = lane & kStep ? kWidth + lane - kStep : lane;
+    high[lane] = lane & kStep ? kWidth + lane : lane + kStep;
+  }
+  _Pragma("GCC unroll 16") for (int i = 0; i < kWidth; ++i) {
+    if (i & kStep) continue;
+    const Vec a = v[i], b = v[i + kStep];
+    v[i] = __builtin_shuffle(a, b, low);
+    v[i + kStep] = __builtin_shuffle(a, b, high);
+  }
+}
+
+// Lane i of v[j] becomes lane j of v[i].
+FASTCNN_INLINE void transpose(Vec (&v)[kWidth]) {
+  transpose_blocks<1>(v);
+  transpose_blocks<2>(v);
+  if constexpr (kWidth > 4) transpose_blocks<4>(v);
+  if constexpr (kWidth > 8) transpose_blocks<8>(v);
+}
+
 // ---- 16-bit formats
 // ------------------------------------------------------------------------------------------
 

@@ -100,21 +100,23 @@ void Plan::add(Description description, std::vector<Operand> operands,
   ops_.push_back({description, description.gflop * 1e9, std::move(operands), std::move(call)});
 }
 
-void Plan::conv2d(const Conv2d& conv, Place x, const void* packed, const float* bias, Place residual,
-                  Place y) {
+void Plan::conv2d(const Conv2d& conv, Place x, const void* weight, WeightForm form, const float* bias,
+                  Place residual, Place y) {
   const Conv2dProblem& p = conv.problem();
+  if (!weight) throw std::invalid_argument("plan: conv2d: the address of weight is 0");
   if (p.has_bias && !bias)
     throw std::invalid_argument("plan: conv2d: the problem has a bias, its address is 0");
   const int64_t outputs = p.N * p.P * p.Q;
   const int64_t written = conv.max_pool() ? p.N * (p.P / 2) * (p.Q / 2) : outputs;
   add({conv.max_pool() ? "conv2d + max_pool2d" : "conv2d", conv.name(),
        dims({p.N, p.H, p.W, p.C}) + " * " + dims({p.K, p.R, p.S}),
-       2e-9 * outputs * p.K * p.R * p.S * p.C / p.groups, conv.packed_bytes()},
+       2e-9 * outputs * p.K * p.R * p.S * p.C / p.groups,
+       form == WeightForm::packed ? conv.packed_bytes() : p.K * (p.C / p.groups) * p.R * p.S * 4},
       {{"x", x, extent(p.N * p.H * p.W, p.C, p.x_stride, p.dtype)},
        {"residual", residual, p.has_residual ? extent(outputs, p.K, p.residual_stride, p.dtype) : 0},
        {"y", y, extent(written, p.K, p.y_stride, p.dtype)}},
-      [conv, packed, bias](Pointers at, int threads) {
-        conv.run(at[0], packed, bias, at[1], at[2], threads);
+      [conv, weight, form, bias](Pointers at, int threads) {
+        conv.run(at[0], weight, form, bias, at[1], at[2], threads);
       });
 }
 

@@ -35,7 +35,8 @@ class Plan {
   int output(int64_t bytes);
 
   // Every tensor must lie inside its buffer; anything else throws std::invalid_argument.
-  void conv2d(const Conv2d& conv, Place x, const void* packed, const float* bias, Place residual, Place y);
+  void conv2d(const Conv2d& conv, Place x, const void* weight, WeightForm form, const float* bias,
+              Place residual, Place y);
   void linear(const LinearProblem& problem, Place x, const void* weight, const float* bias, Place y);
   void pool2d(const Pool2dProblem& problem, Place x, Place y);
   void adaptive_avg_pool2d(const AdaptiveAvgPool2dProblem& problem, Place x, Place y);

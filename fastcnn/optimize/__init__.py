@@ -14,7 +14,7 @@ from fastcnn.optimize.fuse_activation import fuse_activation
 from fastcnn.optimize.fuse_lrn_pool import fuse_lrn_pool
 from fastcnn.optimize.fuse_residual import fuse_residual
 from fastcnn.optimize.merge_parallel import merge_parallel
-from fastcnn.optimize.module import Optimized, PerLayer
+from fastcnn.optimize.module import Optimized, Options, PerLayer
 from fastcnn.optimize.remove_assertions import remove_assertions
 from fastcnn.optimize.remove_contiguous import remove_contiguous
 
@@ -37,7 +37,7 @@ COMPUTING = (nn.Conv2d, nn.Linear, nn.LocalResponseNorm, nn.BatchNorm2d)
 __all__ = ["PASSES", "Optimized", "optimize"]
 
 
-def optimize(model: nn.Module, *, report: bool = False, cuda_graphs: bool = True) -> nn.Module:
+def optimize(model: nn.Module, *, report: bool = False, cuda_graphs: bool = True, prepack: bool = True) -> nn.Module:
     """A new module that computes what `model` computes in eval mode, on fastcnn's kernels.
 
     optimize(model)(x) = model.eval()(x), to rounding
@@ -45,6 +45,9 @@ def optimize(model: nn.Module, *, report: bool = False, cuda_graphs: bool = True
     Args:
         model: any module; it is not changed. Weights that no pass rewrites are shared with it.
         report: print the table of `fastcnn.explain(optimized)`.
+        prepack: on a CPU, keep a copy of each convolution's weights in the form that its kernel reads, up to four times
+            as large. Without, each call packs them, some at a time: less memory, and slower at small batches. No
+            effect on other devices.
         cuda_graphs: on a GPU, replay a CUDA graph from the third call with inputs of one shape on; the graphs of the
             last 8 shapes are kept, with their activations.
 
@@ -56,20 +59,20 @@ def optimize(model: nn.Module, *, report: bool = False, cuda_graphs: bool = True
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model is {type(model).__name__}; a torch.nn.Module is needed")
-    optimized = _optimize(eval_copy(model), model, cuda_graphs, alone=True)
+    optimized = _optimize(eval_copy(model), model, Options(cuda_graphs, prepack), alone=True)
     if report:
         print(explain(optimized))
     return optimized
 
 
-def _optimize(copied: nn.Module, given: nn.Module, cuda_graphs: bool, alone: bool) -> nn.Module:
+def _optimize(copied: nn.Module, given: nn.Module, options: Options, alone: bool) -> nn.Module:
     """Rewrites what `eval_copy` made of the given module; where tracing cannot follow it, the modules in it."""
     try:
         network = capture(copied)
         for rewrite in PASSES:
             rewrite(network)
         network.drop_unused()
-        return Optimized(network, cuda_graphs, alone, given)
+        return Optimized(network, options, alone, given)
     except Exception as error:
         # User code may raise anything when it meets a tensor without data.
         reason = f"{type(copied).__name__}: {error}"
@@ -78,7 +81,7 @@ def _optimize(copied: nn.Module, given: nn.Module, cuda_graphs: bool, alone: boo
             setattr(
                 copied.get_submodule(parent),
                 name,
-                _optimize(module, given.get_submodule(path), cuda_graphs, alone=False),
+                _optimize(module, given.get_submodule(path), options, alone=False),
             )
         return PerLayer(copied, reason)
 

@@ -16,6 +16,7 @@ from fastcnn import native, ops
 from fastcnn.ops.add_relu.contract import AddReluProblem
 from fastcnn.ops.add_relu.cpu import native_problem as native_add_relu
 from fastcnn.ops.conv2d.cpu import native_problem as native_conv2d
+from fastcnn.ops.conv2d.cpu import source_of
 from fastcnn.ops.linear.contract import row_stride
 from fastcnn.ops.linear.cpu import native_problem as native_linear
 from fastcnn.ops.lrn.cpu import native_problem as native_lrn
@@ -29,17 +30,21 @@ CPU = torch.device("cpu")
 
 
 class PackedWeights:
-    """Constants in the form that kernels read, made once a packed format and shared by all programs."""
+    """Constants in the form that kernels read, made once a packed format and shared by all programs.
 
-    def __init__(self) -> None:
+    prepack: whether convolutions' weights are packed ahead; if not, each call packs them.
+    """
+
+    def __init__(self, prepack: bool) -> None:
+        self.prepack = prepack
         self._packed: dict[Hashable, Tensor] = {}
 
     def packed(self, name: str, weight: Tensor, kernel: Any, format: Hashable) -> Tensor:
         key = (name, format)
         if key not in self._packed:
-            source = weight.detach().to(torch.float32).contiguous()
+            source, form = source_of(weight)
             target = torch.empty(kernel.packed_bytes, dtype=torch.uint8)
-            kernel.pack(source.data_ptr(), target.data_ptr())
+            kernel.pack(source.data_ptr(), target.data_ptr(), form, torch.get_num_threads())
             self._packed[key] = target
         return self._packed[key]
 
@@ -49,9 +54,11 @@ class PackedWeights:
             self._packed[key] = tensor.detach().to(torch.float32).contiguous()
         return self._packed[key]
 
-    @property
-    def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self._packed.values())
+    def unpacked(self, name: str, weight: Tensor) -> tuple[Tensor, Any]:
+        """A convolution's weight as a call that packs it reads it, and its form."""
+        source, form = source_of(self._packed.get((name, "unpacked"), weight))
+        self._packed[name, "unpacked"] = source
+        return source, form
 
 
 class Context(NamedTuple):
@@ -72,7 +79,7 @@ class Context(NamedTuple):
         return self.views[node].stride
 
     def constant(self, node: Node | None) -> int:
-        """The address of a bias or another constant, in float32."""
+        """The address of a bias or another constant, contiguous and in float32."""
         if node is None:
             return 0
         name = str(node.target)
@@ -82,6 +89,12 @@ class Context(NamedTuple):
         """The address of a weight as the kernel reads it."""
         name = str(node.target)
         return self.builder.constant(self.weights.packed(name, self.tensors[name], kernel, format))
+
+    def unpacked(self, node: Node) -> tuple[int, Any]:
+        """The address of a weight that is not packed, and its form."""
+        name = str(node.target)
+        source, form = self.weights.unpacked(name, self.tensors[name])
+        return self.builder.constant(source), form
 
 
 class Lowering(NamedTuple):
@@ -196,11 +209,17 @@ def _emit_conv2d(c: Context, node: Node) -> None:
         c.absorbed.add(pool)
         problem = problem._replace(y_stride=c.stride(pool))
     kernel = native.library().cpu.Conv2d(native_conv2d(problem), name, max_pool=pool is not None)
-    # What a packed form depends on beside the weight: see fastcnn/ops/conv2d/cpu.py.
-    packed = c.packed(weight, kernel, name, native.library().cpu.isa(), problem.groups)
     y = node if pool is None else pool
     label = name if pool is None else f"{name} + max_pool2d"
-    c.builder.call("conv2d", kernel, c.place(x), packed, c.constant(bias), c.place(residual), c.place(y), kernel=label)
+    if c.weights.prepack:
+        # What a packed form depends on beside the weight: see fastcnn/ops/conv2d/cpu.py.
+        address = c.packed(weight, kernel, name, native.library().cpu.isa(), problem.groups)
+        form = native.library().cpu.WeightForm.packed
+    else:
+        address, form = c.unpacked(weight)
+        label += ", packed on each call"
+    tensors = c.place(x), address, form, c.constant(bias), c.place(residual), c.place(y)
+    c.builder.call("conv2d", kernel, *tensors, kernel=label)
 
 
 def _pool_of_blocks(c: Context, conv: Node) -> Node | None:

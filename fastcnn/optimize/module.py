@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +16,13 @@ from fastcnn.optimize.network import Network, decode, encode
 from fastcnn.optimize.program import Program, Unknown
 from fastcnn.optimize.report import Report, Row
 from fastcnn.plan import Arenas
+
+
+class Options(NamedTuple):
+    """The choices of `optimize` that a module keeps: see there."""
+
+    cuda_graphs: bool = True
+    prepack: bool = True
 
 
 class _Inference(nn.Module):
@@ -40,10 +47,10 @@ class Optimized(_Inference):
     # A program holds a few hundred small structs; the packed weights are shared by all.
     MAX_PROGRAMS = 64
 
-    def __init__(self, network: Network, use_cuda_graphs: bool, alone: bool, given: nn.Module | None = None) -> None:
+    def __init__(self, network: Network, options: Options, alone: bool, given: nn.Module | None = None) -> None:
         super().__init__()
         network.graph.lint()
-        self.use_cuda_graphs = use_cuda_graphs
+        self.options = options
         # Whether it is no part of a network whose other parts PyTorch runs: see OwnThreads in csrc/cpu/thread_pool.h.
         self.alone = alone
         self.network = fx.GraphModule(network.attributes, network.graph)
@@ -68,7 +75,8 @@ class Optimized(_Inference):
     def _forget(self) -> None:
         """Drops everything made from the weights."""
         self._programs: OrderedDict[Any, Program | None] = OrderedDict()
-        self._packed, self._arenas, self._graphs = lower.PackedWeights(), Arenas(), cuda_graphs.CudaGraphs()
+        self._packed, self._arenas = lower.PackedWeights(self.options.prepack), Arenas()
+        self._graphs = cuda_graphs.CudaGraphs()
         tensors = (*self.network.parameters(), *self.network.buffers())
         self._counted = [t for t in tensors if not t.is_inference()]
         self._version = self._current_version()
@@ -89,7 +97,7 @@ class Optimized(_Inference):
         program = self.program(*inputs)
         if program is None:
             return self.network(*args, **kwargs)
-        if self.use_cuda_graphs and program.on_cuda and cuda_graphs.takes(inputs):
+        if self.options.cuda_graphs and program.on_cuda and cuda_graphs.takes(inputs):
             return self._graphs(program, inputs)
         return program(inputs)
 
@@ -144,7 +152,7 @@ class Optimized(_Inference):
             for node in self.network.graph.nodes
             if node.op in ("get_attr", "call_module")
         }
-        return _rebuild, (encode(self.network.graph), attributes, self.fused, self.use_cuda_graphs, self.alone)
+        return _rebuild, (encode(self.network.graph), attributes, self.fused, self.options, self.alone)
 
     def __fastcnn_explain__(self, *args: Any, **kwargs: Any) -> Report:
         if not args and not kwargs:
@@ -193,9 +201,9 @@ class PerLayer(_Inference):
 
 
 def _rebuild(
-    nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]], use_cuda_graphs: bool, alone: bool
+    nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]], options: Options, alone: bool
 ) -> Optimized:
-    return Optimized(_network(nodes, attributes, fused), use_cuda_graphs, alone)
+    return Optimized(_network(nodes, attributes, fused), options, alone)
 
 
 def _network(nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]]) -> Network:

@@ -18,11 +18,6 @@ CLASSIFIERS = (
     "timm:res2net50_26w_4s", "timm:resnetv2_50", "timm:xception41", "timm:rexnet_100", "timm:selecsls42b",
     "timm:vovnet39a", "timm:resnest14d",
 )  # fmt: skip
-# Compiling takes a minute for the largest, so torch.compile takes part in one of each family.
-COMPILED = (
-    "squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0", "mnasnet1_0",
-    "regnet_y_400mf", "timm:repvgg_a0", "timm:dla34", "timm:vovnet39a",
-)  # fmt: skip
 _IMAGES = {"inception_v3": 299, "timm:xception41": 299}
 
 

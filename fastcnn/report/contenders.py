@@ -53,6 +53,13 @@ def _fastcnn(workload: Workload) -> Run:
     return _call(optimised, workload)
 
 
+def _unpacked(workload: Workload) -> Run:
+    """The optimised network with no copy of its weights: each call packs them."""
+    import fastcnn
+
+    return _call(fastcnn.optimize(workload.fast, prepack=False), workload)  # type: ignore[arg-type]
+
+
 def _layers(workload: Workload) -> Run:
     """The network as it is built: fastcnn's layers one by one, nothing optimised."""
     return _call(workload.fast, workload)
@@ -225,6 +232,7 @@ CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
         Contender("fastcnn", _fastcnn, KINDS, ("cpu", "cuda")),
+        Contender("fastcnn_unpacked", _unpacked, ("network",)),
         Contender("fastcnn_layers", _layers, ("network",), ("cpu", "cuda")),
         Contender("fastcnn_autograd", lambda w: _with_autograd(w.fast, w), ("overhead",), ("cpu", "cuda")),
         Contender("eager", _eager, KINDS, ("cpu", "cuda")),

@@ -14,6 +14,7 @@ python -m fastcnn report --write-docs fills them in from results/*.json; a test 
     table operators         fastcnn against PyTorch over the layers of the networks, an operator or kernel size a line
     table peers             the version of every engine
     table classifiers       others' classifiers: share of the FLOPs on our kernels, time, speed against PyTorch
+    table memory            peak memory of networks at batch 1, and what `prepack=False` costs in time
     time NAME BATCH WHO     a median: NAME a network, or an operator's label with _ for spaces
     ratio NAME BATCH WHO    WHO's time over fastcnn's; WHO may be `best`: the fastest other
     device                  the processor and threads
@@ -190,6 +191,23 @@ def _classifiers(results: Results, _: str = "") -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
+def _memory(results: Results, _: str = "") -> str:
+    names = ("eager", "fastcnn", "fastcnn_unpacked")
+    lines = [
+        "| network | " + " | ".join(f"{NAMES[name]}, MiB" for name in names) + " | time without prepack / with |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for (network, batch), rows in network_cases(results).items():
+        held = [rows[name].memory for name in names if name in rows]
+        if batch != 1 or len(held) < len(names) or None in held:
+            continue
+        cost = rows["fastcnn_unpacked"].seconds / rows["fastcnn"].seconds
+        lines.append(f"| {network} | {' | '.join(f'{bytes / 2**20:.0f}' for bytes in held)} | {cost:.2f} |")
+    if len(lines) == 2:
+        raise KeyError("no network's memory was measured with and without prepack")
+    return "\n" + "\n".join(lines) + "\n"
+
+
 _FIGURES: dict[str, Callable[..., str]] = {
     "time": _time,
     "ratio": _ratio,
@@ -199,4 +217,5 @@ _FIGURES: dict[str, Callable[..., str]] = {
     "table peers": _peers,
     "table claims": _claims,
     "table classifiers": _classifiers,
+    "table memory": _memory,
 }

@@ -16,6 +16,7 @@ from fastcnn.report.summary import NAMES, ORDER, best_other, others, speed_up
 # One colour a contender in every plot; fastcnn's is the only saturated one, so that it is found at a glance.
 COLOURS = {
     "fastcnn": "#d1351b",
+    "fastcnn_unpacked": "#dd6a50",
     "fastcnn_layers": "#e8927c",
     "fastcnn_autograd": "#e8927c",
     "eager": "#8a94a6",

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastcnn.report import classifiers, timing
+from fastcnn.report import timing
 from fastcnn.report.cases import FIVE, NETWORKS, Case, Selection
 from fastcnn.report.contenders import CONTENDERS, PEERS
 from fastcnn.report.timing import Effort
@@ -35,7 +35,7 @@ class Plan:
             return [name for name in self.only if CONTENDERS[name].takes(case)]
         names = OP_CONTENDERS if case.kind == "op" else tuple(CONTENDERS)
         if case.kind == "classifier":
-            names = ("fastcnn", "eager", "compile") if case.subject in classifiers.COMPILED else ("fastcnn", "eager")
+            names = ("fastcnn", "eager", "compile")
         if case.image or (case.kind == "op" and self.quick and case.device == "cpu"):
             names = ("fastcnn", "eager")
         return [name for name in names if CONTENDERS[name].takes(case)]

@@ -11,6 +11,7 @@ from fastcnn.report.results import Results, Row
 # How contenders are ordered and called wherever they stand beside each other.
 NAMES = {
     "fastcnn": "fastcnn",
+    "fastcnn_unpacked": "fastcnn, prepack=False",
     "fastcnn_layers": "fastcnn, not optimised",
     "fastcnn_autograd": "fastcnn, recording gradients",
     "eager": "PyTorch",

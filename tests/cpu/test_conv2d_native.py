@@ -105,16 +105,21 @@ class Run:
         p.residual_stride = 0 if self.residual is None else self.residual.stride(2)
         return p
 
-    def run(self, name: str, max_pool: bool = False) -> Tensor:
+    def run(self, name: str, max_pool: bool = False, form: str = "packed") -> Tensor:
         c = self.case
         conv = _C.cpu.Conv2d(self.problem(), name, max_pool)
-        packed = torch.full((conv.packed_bytes + 64,), 0x7F, dtype=torch.uint8)
-        conv.pack(self.weight.data_ptr(), packed.data_ptr())
-        assert (packed[conv.packed_bytes :] == 0x7F).all(), "packing wrote beyond packed_bytes"
+        weight = self.weight
+        if form == "channels_last":
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        if form == "packed":
+            weight = torch.full((conv.packed_bytes + 64,), 0x7F, dtype=torch.uint8)
+            conv.pack(self.weight.data_ptr(), weight.data_ptr(), threads=c.threads)
+            assert (weight[conv.packed_bytes :] == 0x7F).all(), "packing wrote beyond packed_bytes"
         P, Q = (self.P // 2, self.Q // 2) if max_pool else (self.P, self.Q)
         wide = torch.full((c.N, P, Q, c.K + (8 if c.sliced else 0)), SENTINEL, dtype=c.dtype)
         y = wide[..., 3 : 3 + c.K] if c.sliced else wide
-        conv.bound(c.threads)(self.x, packed, self.bias, self.residual, y)
+        read_as = getattr(_C.cpu.WeightForm, form)
+        conv.bound(c.threads, form=read_as)(self.x, weight, self.bias, self.residual, y)
         if c.sliced:
             assert (wide[..., :3] == SENTINEL).all(), "wrote before the channel slice"
             assert (wide[..., 3 + c.K :] == SENTINEL).all(), "wrote after the channel slice"
@@ -125,19 +130,23 @@ def relative_l2(y: Tensor, exact: Tensor) -> float:
     return float((y.double() - exact).norm() / exact.norm().clamp_min(1e-30))
 
 
+FORMS = ("packed", "contiguous", "channels_last")  # of weights
+
+
 def check(case: Case, name: str) -> None:
     run = Run(case)
     exact = run.reference(torch.float64)
-    y = run.run(name)
     eps = torch.finfo(case.dtype).eps
-    if name in WINOGRAD:
-        bound = max(WINOGRAD_ERROR[name], eps)
-        assert relative_l2(y, exact) <= bound, (name, case)
-        return
     scale = float(exact.abs().max()) if exact.numel() else 0.0
     theirs = float((run.reference(case.dtype).double() - exact).abs().max()) if exact.numel() else 0.0
-    error = float((y.double() - exact).abs().max()) if exact.numel() else 0.0
-    assert error <= 2 * theirs + eps * max(scale, 1.0), (name, case)
+    for form in FORMS:
+        y = run.run(name, form=form)
+        if name in WINOGRAD:
+            bound = max(WINOGRAD_ERROR[name], eps)
+            assert relative_l2(y, exact) <= bound, (name, form, case)
+            continue
+        error = float((y.double() - exact).abs().max()) if exact.numel() else 0.0
+        assert error <= 2 * theirs + eps * max(scale, 1.0), (name, form, case)
 
 
 # The bounds documented in conv2d_cpu.h.
@@ -250,9 +259,32 @@ def test_winograd_error_bound(name: str) -> None:
     """Many channels, and inputs that are all positive as after a ReLU: the hardest common case."""
     size = 5 if name == "winograd5x5" else 3
     run = Run(Case(N=1, H=14, W=14, C=512, K=64, R=size, S=size, padding=(size // 2,) * 2, bias=False))
-    assert relative_l2(run.run(name), run.reference(torch.float64)) <= WINOGRAD_ERROR[name]
-    run.x.abs_()
-    assert relative_l2(run.run(name), run.reference(torch.float64)) <= WINOGRAD_ERROR[name]
+    for _ in range(2):
+        exact = run.reference(torch.float64)
+        for form in FORMS:
+            assert relative_l2(run.run(name, form=form), exact) <= WINOGRAD_ERROR[name]
+        run.x.abs_()
+
+
+# Many weights and few rows: these are packed by the tasks that multiply by them.
+HEAVY = [
+    Case(N=1, H=7, W=9, C=203, K=150, residual=True, activation="relu", sliced=True),
+    Case(N=3, H=14, W=13, C=130, K=257, bias=False, threads=3),
+    Case(N=1, H=9, W=9, C=96, K=288, groups=1, R=5, S=5, padding=(2, 2), activation="tanh"),
+    Case(N=1, H=14, W=14, C=384, K=512, groups=2, activation="relu", sliced=True),
+    Case(N=1, H=7, W=7, C=515, K=333, R=1, S=1, padding=(0, 0), residual=True, threads=4),
+    Case(N=1, H=13, W=13, C=64, K=200, stride=(2, 2), activation="sigmoid"),
+    Case(N=1, H=5, W=6, C=140, K=210, R=3, S=2, dilation=(2, 1), sliced=True),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def test_weights_packed_on_the_way(isa: str, dtype: torch.dtype) -> None:
+    for case in HEAVY:
+        case = replace(case, dtype=dtype)
+        for name in ALGORITHMS:
+            if capable(case, name):
+                check(case, name)
 
 
 def test_winograd_in_several_large_blocks() -> None:
@@ -279,8 +311,10 @@ def test_winograd_and_max_pool(isa: str, name: str, dtype: torch.dtype) -> None:
         if run.x.shape[0] == 2:
             run.x[0, 2, 3, 0] = float("nan")
             run.x[1, 4, 5, 1] = float("inf")
-        expected = F.max_pool2d(run.run(name).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-        torch.testing.assert_close(run.run(name, max_pool=True), expected, rtol=0, atol=0, equal_nan=True)
+        for form in FORMS:
+            expected = F.max_pool2d(run.run(name, form=form).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+            pooled = run.run(name, max_pool=True, form=form)
+            torch.testing.assert_close(pooled, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_only_winograd_takes_a_max_pool() -> None:
@@ -432,5 +466,5 @@ def test_unknown_algorithm_and_missing_address_are_refused() -> None:
     conv = _C.cpu.Conv2d(problem, "direct")
     with pytest.raises(ValueError, match="the problem has a bias, its address is 0"):
         conv.bound(1)(64, 64, None, None, 64)
-    with pytest.raises(ValueError, match="the address of x, packed or y is 0"):
+    with pytest.raises(ValueError, match="the address of x, weight or y is 0"):
         conv.bound(1)(0, 64, 64, None, 64)

@@ -48,7 +48,7 @@ class Builder:
         weight = layer.weight.detach().contiguous()
         conv.pack(weight.data_ptr(), packed.data_ptr())
         bias = self.keep(layer.bias.detach())
-        self.plan.conv2d(conv, x, self.keep(packed), bias, options.get("residual"), y)
+        self.plan.conv2d(conv, x, self.keep(packed), _C.cpu.WeightForm.packed, bias, options.get("residual"), y)
 
 
 def run(plan: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor], threads: int = 2) -> None:

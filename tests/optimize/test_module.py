@@ -307,6 +307,33 @@ def test_one_weight_is_packed_for_each_algorithm_that_shapes_choose():
     assert len(algorithms) > 1
 
 
+def test_nothing_is_packed_ahead_without_prepack(model, x):
+    optimized = fastcnn.optimize(model, prepack=False)
+    torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)
+    assert "packed on each call" in str(fastcnn.explain(optimized, x))
+    kept = {t.data_ptr() for t in (*optimized.parameters(), *optimized.buffers())}
+    assert all(t.data_ptr() in kept for t in optimized._packed._packed.values())
+    last = fastcnn.optimize(copy.deepcopy(model).to(memory_format=torch.channels_last), prepack=False)
+    torch.testing.assert_close(last(x), model(x), rtol=1e-4, atol=1e-5)
+    kept = {t.data_ptr() for t in (*last.parameters(), *last.buffers())}
+    assert all(t.data_ptr() in kept for t in last._packed._packed.values())
+    for other in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized))):
+        assert "packed on each call" in str(fastcnn.explain(other, x))
+        assert torch.equal(other(x), optimized(x))
+    half = copy.deepcopy(optimized).half()
+    torch.testing.assert_close(half(x.half()).float(), model(x), rtol=5e-3, atol=5e-3)
+
+
+def test_threads_share_a_network_that_packs_on_each_call():
+    model = nn.Sequential(nn.Conv2d(96, 160, 3, padding=1), nn.ReLU(), nn.Conv2d(160, 200, 1)).eval()
+    optimized = fastcnn.optimize(model, prepack=False)
+    inputs = [torch.randn(1, 96, size, size) for size in (7, 14, 20)]
+    expected = [optimized(x) for x in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(4):
+            assert all(map(torch.equal, pool.map(optimized, inputs * 4), expected * 4))
+
+
 def test_linear_weights_are_read_wherever_they_lie():
     wide = torch.full((9, 20), float("nan"))
     wide[:, 3:14] = torch.randn(9, 11)

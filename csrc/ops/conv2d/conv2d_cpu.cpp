@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <stdexcept>
 
+#include "cpu/scratch.h"
+
 namespace fastcnn {
 namespace {
 
@@ -224,19 +226,26 @@ Conv2d::Conv2d(const Conv2dProblem& problem, const std::string& name, bool max_p
   kernel_ = &algorithm.kernels();
 }
 
-void Conv2d::run(const void* x, const void* packed, const float* bias, const void* residual, void* y,
-                 int threads) const {
+void Conv2d::run(const void* x, const void* weight, WeightForm form, const float* bias, const void* residual,
+                 void* y, int threads) const {
   if (problem_.has_bias && !bias)
     throw std::invalid_argument("conv2d: the problem has a bias, its address is 0");
   if (problem_.has_residual && !residual)
     throw std::invalid_argument("conv2d: the problem has a residual, its address is 0");
   if (problem_.N * problem_.P * problem_.Q == 0) return;
-  if (!packed || !y || (!x && problem_.H * problem_.W > 0))
-    throw std::invalid_argument("conv2d: the address of x, packed or y is 0");
+  if (!weight || !y || (!x && problem_.H * problem_.W > 0))
+    throw std::invalid_argument("conv2d: the address of x, weight or y is 0");
+  if (threads < 1) threads = 1;
+  if (form != WeightForm::packed && !(kernel_->takes_unpacked && kernel_->takes_unpacked(problem_))) {
+    void* packed = scratch(Scratch::weights, packed_bytes());
+    pack(static_cast<const float*>(weight), form, packed, threads);
+    weight = packed;
+    form = WeightForm::packed;
+  }
   kernel_->run(problem_,
-               {x, packed, problem_.has_bias ? bias : nullptr, problem_.has_residual ? residual : nullptr, y,
-                max_pool_},
-               threads < 1 ? 1 : threads);
+               {x, weight, form, problem_.has_bias ? bias : nullptr,
+                problem_.has_residual ? residual : nullptr, y, max_pool_},
+               threads);
 }
 
 }  // namespace fastcnn

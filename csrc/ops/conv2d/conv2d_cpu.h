@@ -43,11 +43,13 @@ class Conv2d {
   const char* name() const { return name_; }
   bool max_pool() const { return max_pool_; }
   int64_t packed_bytes() const { return kernel_->packed_bytes(problem_); }
-  // weight: (K, C / groups, R, S), contiguous.
-  void pack(const float* weight, void* packed) const { kernel_->pack(problem_, weight, packed); }
-  // bias and residual are read only if the problem has them.
-  void run(const void* x, const void* packed, const float* bias, const void* residual, void* y,
-           int threads) const;
+  void pack(const float* weight, WeightForm form, void* packed, int threads) const {
+    kernel_->pack(problem_, weight, form, packed, threads);
+  }
+  // Weights that are not packed are packed on the way, in the threads' scratch memory. bias and residual are
+  // read only if the problem has them.
+  void run(const void* x, const void* weight, WeightForm form, const float* bias, const void* residual,
+           void* y, int threads) const;
 
  private:
   Conv2dProblem problem_;

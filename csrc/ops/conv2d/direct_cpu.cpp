@@ -25,27 +25,48 @@ int64_t packed_bytes(const Conv2dProblem& p) {
   return p.groups * Panels{p.K / p.groups}.packed_floats(padded_depth(p)) * sizeof(Element);
 }
 
-// Depth index d = (r * S + s) * C / groups + c; [group][panel][d / kStep][panel width][kStep].
-void pack(const Conv2dProblem& p, const float* weight, void* packed) {
-  const Panels panels{p.K / p.groups};
-  const int64_t channels = p.C / p.groups, taps = p.R * p.S, depth = taps * channels;
-  Element* out = static_cast<Element*>(packed);
-  for (int64_t n = 0; n < p.groups * panels.count(); ++n) {
-    const int64_t first = panels.first_column(n % panels.count()),
-                  width = panels.vecs_of(n % panels.count()) * kWidth;
-    const float* group = weight + n / panels.count() * panels.columns * depth;
+// A vector of columns of one group. Depth index d = (r * S + s) * C / groups + c; out[d / kStep * width *
+// kStep].
+void pack_vector(const Conv2dProblem& p, const float* weight, WeightForm form, int64_t group, int64_t vec,
+                 Element* out, int64_t width) {
+  const int64_t columns = p.K / p.groups, channels = p.C / p.groups, taps = p.R * p.S,
+                depth = taps * channels;
+  if constexpr (kStep == 1) {
+    weight += group * columns * depth;
+    if (form == WeightForm::channels_last)
+      return each_depth(weight, depth, vec * kWidth, columns, 0, depth,
+                        [&](int64_t d, Vec lanes) { store(out + d * width, lanes); });
+    int64_t tap = 0, c = 0;
+    each_depth(weight, depth, vec * kWidth, columns, 0, depth, [&](int64_t, Vec lanes) {
+      store(out + (tap * channels + c) * width, lanes);
+      if (++tap == taps) tap = 0, ++c;
+    });
+  } else {
     for (int64_t d = 0; d < depth; d += kStep)
-      for (int64_t k = first; k < first + width; k += kWidth / kStep, out += kWidth) {
+      for (int half = 0; half < kStep; ++half) {
         float lane[kWidth];
         for (int l = 0; l < kWidth; ++l) {
-          const int64_t column = k + l / kStep, at = d + l % kStep;
-          lane[l] = column < panels.columns && at < depth
-                        ? group[(column * channels + at % channels) * taps + at / channels]
-                        : 0;
+          const int64_t column = vec * kWidth + (half * kWidth + l) / kStep, at = d + l % kStep;
+          lane[l] =
+              column < columns && at < depth
+                  ? weight[weight_index(p, form, group * columns + column, at % channels, at / channels)]
+                  : 0;
         }
-        store(out, load(lane));
+        store(out + d * width + half * kWidth, load(lane));
       }
   }
+}
+
+// [group][panel][d / kStep][panel width][kStep]
+void pack(const Conv2dProblem& p, const float* weight, WeightForm form, void* packed, int threads) {
+  const Panels panels{p.K / p.groups};
+  parallel_for(threads_for_bytes(threads, packed_bytes(p)), p.groups * panels.vecs(), [&](int64_t task, int) {
+    const int64_t group = task / panels.vecs(), vec = task % panels.vecs(), panel = panels.of_vec(vec);
+    const int64_t before = group * panels.vecs() + panels.first_vec(panel);
+    Element* out = static_cast<Element*>(packed) + before * kWidth * padded_depth(p) +
+                   (vec - panels.first_vec(panel)) * kWidth * kStep;
+    pack_vector(p, weight, form, group, vec, out, panels.vecs_of(panel) * kWidth);
+  });
 }
 
 struct Pixel {
@@ -123,6 +144,10 @@ void gather(const Conv2dProblem& p, const T* x, Range rows, int64_t pitch, Eleme
   }
 }
 
+// Where rows are few, a task packs a panel of weights for all of them, and multiplies by it while it is in
+// L2.
+bool takes_unpacked(const Conv2dProblem& p) { return p.N * p.P * p.Q <= 96; }
+
 void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
   const int64_t rows = p.N * p.P * p.Q, channels = p.C / p.groups, taps = p.R * p.S;
   const Panels panels{p.K / p.groups};
@@ -136,7 +161,10 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
 
   // A block's input should stay in L2 while all weights pass by. Where it is read in place, windows overlap.
   const int64_t row_floats = p.C * (gathered ? taps : min_of(taps, p.stride_h * p.stride_w));
-  const BlockPlan plan = plan_blocks(rows, row_floats * sizeof(Element), p.groups * panels.count(), threads);
+  const int64_t all_panels = p.groups * panels.count();
+  const bool packed = at.form == WeightForm::packed;
+  const BlockPlan plan = packed ? plan_blocks(rows, row_floats * sizeof(Element), all_panels, threads)
+                                : BlockPlan{1, min_of<int64_t>(all_panels, 2 * threads)};
 
   const Element* zeros = nullptr;
   if (!gathered) {
@@ -148,7 +176,7 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
   // One task is a block of rows by a range of panels, over all groups.
   parallel_for(threads, plan.row_blocks * plan.panel_blocks, [&](int64_t task, int) {
     const Range block = part_of(rows, plan.row_blocks, task / plan.panel_blocks);
-    const Range part = part_of(p.groups * panels.count(), plan.panel_blocks, task % plan.panel_blocks);
+    const Range part = part_of(all_panels, plan.panel_blocks, task % plan.panel_blocks);
     const int64_t count = block.end - block.begin, groups_of_rows = (count + kRows - 1) / kRows;
 
     // pointers[row group][tap][row]
@@ -157,6 +185,9 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
         scratch(Scratch::task, table_bytes + (gathered ? count * pitch * sizeof(Element) : 0)));
     const Element** pointers = reinterpret_cast<const Element**>(memory);
     Element* copies = reinterpret_cast<Element*>(memory + table_bytes);
+    const int64_t panel_elements = kVecs * kWidth * padded_depth(p);
+    Element* own =
+        packed ? nullptr : static_cast<Element*>(scratch(Scratch::weights, panel_elements * sizeof(Element)));
     if (gathered) {
       if constexpr (kStep == 2)
         gather(p, static_cast<const Element*>(at.x), block, pitch, copies);
@@ -181,8 +212,14 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
 
     for (int64_t i = part.begin; i < part.end; ++i) {
       const int64_t g = i / panels.count(), panel = i % panels.count();
-      const Element* weights = static_cast<const Element*>(at.packed) +
-                               (g * panels.vecs() + panels.first_vec(panel)) * kWidth * padded_depth(p);
+      const int64_t before = g * panels.vecs() + panels.first_vec(panel), vecs = panels.vecs_of(panel);
+      const Element* weights = static_cast<const Element*>(at.weight) + before * kWidth * padded_depth(p);
+      if (!packed) {
+        for (int64_t vec = 0; vec < vecs; ++vec)
+          pack_vector(p, static_cast<const float*>(at.weight), at.form, g, panels.first_vec(panel) + vec,
+                      own + vec * kWidth * kStep, vecs * kWidth);
+        weights = own;
+      }
       const int64_t column = g * panels.columns + panels.first_column(panel);
       for (int64_t j = 0; j < groups_of_rows; ++j) {
         const Range group = part_of(count, groups_of_rows, j);
@@ -255,7 +292,7 @@ void run_staged(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
         const Range group = part_of(count, groups_of_rows, g);
         gemm_rows(static_cast<int>(group.end - group.begin), panels.vecs_of(panel), p.R, depth,
                   pointers + g * p.R * kRows, 0,
-                  static_cast<const float*>(at.packed) + panels.first_vec(panel) * kWidth * p.R * depth,
+                  static_cast<const float*>(at.weight) + panels.first_vec(panel) * kWidth * p.R * depth,
                   panels.columns_of(panel),
                   out.at((n * p.P + range.begin) * p.Q + group.begin, panels.first_column(panel)));
       }
@@ -265,9 +302,9 @@ void run_staged(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
 
 }  // namespace
 
-extern const Conv2dKernel direct_conv2d{packed_bytes, pack, run};
+extern const Conv2dKernel direct_conv2d{packed_bytes, pack, run, takes_unpacked};
 #if !defined(__AVX512BF16__)
-extern const Conv2dKernel staged_conv2d{packed_bytes, pack, run_staged};
+extern const Conv2dKernel staged_conv2d{packed_bytes, pack, run_staged, nullptr};
 #endif
 
 }  // namespace fastcnn::FASTCNN_ISA

@@ -9,9 +9,14 @@
 
 namespace fastcnn {
 
+// Weights packed as a kernel reads them, or as PyTorch keeps them, in fp32: each output channel [C /
+// groups][R][S] (contiguous) or [R][S][C / groups] (channels_last).
+enum class WeightForm { packed, contiguous, channels_last };
+
 struct Conv2dPointers {
   const void* x;
-  const void* packed;
+  const void* weight;
+  WeightForm form;
   const float* bias;     // null: none
   const void* residual;  // null: none
   void* y;
@@ -20,8 +25,10 @@ struct Conv2dPointers {
 
 struct Conv2dKernel {
   int64_t (*packed_bytes)(const Conv2dProblem& problem);
-  void (*pack)(const Conv2dProblem& problem, const float* weight, void* packed);
+  void (*pack)(const Conv2dProblem& problem, const float* weight, WeightForm form, void* packed, int threads);
   void (*run)(const Conv2dProblem& problem, const Conv2dPointers& pointers, int threads);
+  // Whether run() takes weights that are not packed, and packs them on the way; null: it never does.
+  bool (*takes_unpacked)(const Conv2dProblem& problem);
 };
 
 }  // namespace fastcnn

@@ -19,13 +19,14 @@ constexpr int kTile = kVectors * kWidth;
 int64_t packed_bytes(const Conv2dProblem& p) { return p.K * p.C * p.R * p.S * 4; }
 
 // [chunk of channels][c][r][s][channel]
-void pack(const Conv2dProblem& p, const float* weight, void* packed) {
-  const int64_t chunks = (p.K + kChannels - 1) / kChannels, depth = p.C * p.R * p.S;
+void pack(const Conv2dProblem& p, const float* weight, WeightForm form, void* packed, int) {
+  const int64_t chunks = (p.K + kChannels - 1) / kChannels, taps = p.R * p.S;
   float* out = static_cast<float*>(packed);
   for (int64_t i = 0; i < chunks; ++i) {
     const Range part = part_of(p.K, chunks, i);
-    for (int64_t d = 0; d < depth; ++d)
-      for (int64_t k = part.begin; k < part.end; ++k) *out++ = weight[k * depth + d];
+    for (int64_t c = 0; c < p.C; ++c)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t k = part.begin; k < part.end; ++k) *out++ = weight[weight_index(p, form, k, c, tap)];
   }
 }
 
@@ -120,7 +121,7 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
           const Range part = part_of(p.K, chunks, chunk);
           const int64_t channels = part.end - part.begin;
-          const float* weight = static_cast<const float*>(at.packed) + part.begin * p.C * p.R * p.S;
+          const float* weight = static_cast<const float*>(at.weight) + part.begin * p.C * p.R * p.S;
           for (int64_t q = 0; q < p.Q; q += kTile) {
             tile_of(channels, p, staged + (line - band.begin) * p.stride_h * pixels + q, plane,
                     p.dilation_h * pixels, weight, at.bias ? at.bias + part.begin : nullptr, sums);
@@ -138,6 +139,6 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
 
 }  // namespace
 
-extern const Conv2dKernel narrow_conv2d{packed_bytes, pack, run};
+extern const Conv2dKernel narrow_conv2d{packed_bytes, pack, run, nullptr};
 
 }  // namespace fastcnn::FASTCNN_ISA

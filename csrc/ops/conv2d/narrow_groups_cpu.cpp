@@ -34,7 +34,7 @@ int64_t vector_floats(const Conv2dProblem& p) { return p.R * p.S * (p.C / p.grou
 int64_t packed_bytes(const Conv2dProblem& p) { return ChannelVectors{p.K}.count() * vector_floats(p) * 4; }
 
 // [vector][r][c][s][lane], zeros beyond K.
-void pack(const Conv2dProblem& p, const float* weight, void* packed) {
+void pack(const Conv2dProblem& p, const float* weight, WeightForm form, void* packed, int) {
   const ChannelVectors vectors{p.K};
   const int64_t channels = p.C / p.groups;
   float* out = static_cast<float*>(packed);
@@ -44,7 +44,7 @@ void pack(const Conv2dProblem& p, const float* weight, void* packed) {
         for (int64_t s = 0; s < p.S; ++s)
           for (int64_t lane = 0; lane < kWidth; ++lane) {
             const int64_t k = vectors.first(i) + lane;
-            *out++ = k < p.K ? weight[((k * channels + c) * p.R + r) * p.S + s] : 0;
+            *out++ = k < p.K ? weight[weight_index(p, form, k, c, r * p.S + s)] : 0;
           }
 }
 
@@ -159,7 +159,7 @@ void run_line(const Conv2dProblem& p, const Conv2dPointers& at, int64_t line, Ra
     for (int64_t i = range.begin; i < range.end; ++i) {
       const int64_t k = vectors.first(i), from = k / out_group * in_group;
       const int lanes = static_cast<int>(min_of<int64_t>(kWidth, p.C - from));
-      const float* weight = static_cast<const float*>(at.packed) + i * vector_floats(p);
+      const float* weight = static_cast<const float*>(at.weight) + i * vector_floats(p);
       Vec acc[kPixels];
       FASTCNN_UNROLL for (int j = 0; j < kPixels; ++j) acc[j] = zero();
       for (int64_t r = 0; r < p.R; ++r) {
@@ -237,7 +237,7 @@ void run_strip(const Conv2dProblem& p, const Conv2dPointers& at, int64_t n, Rang
     staged_from = from;
     for (int64_t line = lines.begin; line < lines.end; ++line)
       for (int64_t q = 0; q < p.Q; q += kPixels) {
-        const float* weight = static_cast<const float*>(at.packed) + i * vector_floats(p);
+        const float* weight = static_cast<const float*>(at.weight) + i * vector_floats(p);
         Vec acc[kPixels];
         FASTCNN_UNROLL for (int j = 0; j < kPixels; ++j) acc[j] = zero();
         for (int64_t r = 0; r < p.R; ++r) {
@@ -315,6 +315,6 @@ void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
 
 }  // namespace
 
-extern const Conv2dKernel narrow_groups_conv2d{packed_bytes, pack, run};
+extern const Conv2dKernel narrow_groups_conv2d{packed_bytes, pack, run, nullptr};
 
 }  // namespace fastcnn::FASTCNN_ISA

@@ -12,6 +12,13 @@ FASTCNN_INLINE int threads_for_conv(const Conv2dProblem& p, int threads) {
   return useful < threads ? static_cast<int>(useful) : threads;
 }
 
+// Where weights that are not packed have the element (k, c, r, s), tap = r * S + s.
+FASTCNN_INLINE int64_t weight_index(const Conv2dProblem& p, WeightForm form, int64_t k, int64_t c,
+                                    int64_t tap) {
+  const int64_t channels = p.C / p.groups, taps = p.R * p.S;
+  return k * channels * taps + (form == WeightForm::channels_last ? tap * channels + c : c * taps + tap);
+}
+
 struct BlockPlan {
   int64_t row_blocks, panel_blocks;
 };

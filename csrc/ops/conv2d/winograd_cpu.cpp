@@ -150,36 +150,78 @@ struct Winograd {
   static constexpr int kM = F::kTile, kR = F::kKernel, kA = kM + kR - 1, kPoints = kA * kA;
   static_assert(kM % 2 == 0, "a 2x2 block of a pool would lie in two tiles");
 
+  // Floats from one point of a panel to the next: were it a power of two, the points of a weight that pack()
+  // writes one after the other would share one set of each cache.
+  static constexpr int64_t kPad = 16;
+  static int64_t point_floats(int64_t channels, int64_t width) { return channels * width + kPad; }
+
   static int64_t packed_bytes(const Conv2dProblem& p) {
-    return p.groups * kPoints * Panels{p.K / p.groups}.packed_floats(p.C / p.groups) * 4;
+    const Panels panels{p.K / p.groups};
+    return p.groups * kPoints * (panels.packed_floats(p.C / p.groups) + panels.count() * kPad) * 4;
+  }
+
+  // Where a panel begins, in floats.
+  static int64_t panel_begin(const Conv2dProblem& p, int64_t group, int64_t panel) {
+    const Panels panels{p.K / p.groups};
+    const int64_t first_vec = group * panels.vecs() + panels.first_vec(panel);
+    return kPoints * (first_vec * kWidth * (p.C / p.groups) + (group * panels.count() + panel) * kPad);
+  }
+
+  FASTCNN_INLINE void transform_weight(const Vec* g, int64_t stride, Vec* u) {
+    FASTCNN_UNROLL for (int a = 0; a < kA; ++a) {
+      u[a] = zero();
+      FASTCNN_UNROLL for (int r = 0; r < kR; ++r) if (F::kG[a][r] != 0) u[a] =
+          fma(g[r * stride], static_cast<float>(F::kG[a][r]), u[a]);
+    }
+  }
+
+  // A vector of output channels of one group, from input channel c0 to c1 - 1, at out[point * point_stride +
+  // (c - c0)
+  // * width].
+  static void pack_vector(const Conv2dProblem& p, const float* weight, WeightForm form, int64_t group,
+                          int64_t vec, int64_t c0, int64_t c1, float* out, int64_t point_stride,
+                          int64_t width) {
+    constexpr int kTaps = kR * kR;
+    const int64_t channels = p.C / p.groups, columns = p.K / p.groups;
+    weight += group * columns * channels * kTaps;
+    for (int64_t begin = c0; begin < c1; begin += kWidth) {
+      const int64_t end = min_of(c1, begin + kWidth);
+      Vec taps[kWidth * kTaps];
+      const int64_t depth = channels * kTaps, first = vec * kWidth;
+      if (form == WeightForm::contiguous)
+        each_depth(weight, depth, first, columns, begin * kTaps, end * kTaps,
+                   [&](int64_t d, Vec lanes) { taps[d - begin * kTaps] = lanes; });
+      else
+        for (int tap = 0; tap < kTaps; ++tap)
+          each_depth(weight + tap * channels, depth, first, columns, begin, end,
+                     [&](int64_t c, Vec lanes) { taps[(c - begin) * kTaps + tap] = lanes; });
+      for (int64_t c = begin; c < end; ++c, out += width) {
+        const Vec* g = taps + (c - begin) * kTaps;
+        Vec half[kR][kA];
+        FASTCNN_UNROLL for (int s = 0; s < kR; ++s) transform_weight(g + s, kR, half[s]);
+        FASTCNN_UNROLL for (int a = 0; a < kA; ++a) {
+          Vec u[kA];
+          transform_weight(&half[0][a], kA, u);
+          FASTCNN_UNROLL for (int b = 0; b < kA; ++b) store(out + (a * kA + b) * point_stride, u[b]);
+        }
+      }
+    }
   }
 
   // [group][panel][point][c][panel width]
-  static void pack(const Conv2dProblem& p, const float* weight, void* packed) {
+  static void pack(const Conv2dProblem& p, const float* weight, WeightForm form, void* packed, int threads) {
     const Panels panels{p.K / p.groups};
     const int64_t channels = p.C / p.groups;
-    float* out = static_cast<float*>(packed);
-    for (int64_t n = 0; n < p.groups * panels.count(); ++n) {
-      const int64_t group = n / panels.count(), i = n % panels.count();
-      const int64_t width = panels.vecs_of(i) * kWidth, first = panels.first_column(i);
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t k = 0; k < width; ++k) {
-          double half[kA][kR] = {}, u[kA][kA] = {};
-          if (first + k < panels.columns) {
-            const float* g = weight + ((group * panels.columns + first + k) * channels + c) * kR * kR;
-            for (int a = 0; a < kA; ++a)
-              for (int r = 0; r < kR; ++r)
-                for (int s = 0; s < kR; ++s) half[a][s] += F::kG[a][r] * g[r * kR + s];
-            for (int a = 0; a < kA; ++a)
-              for (int b = 0; b < kA; ++b)
-                for (int s = 0; s < kR; ++s) u[a][b] += half[a][s] * F::kG[b][s];
-          }
-          for (int a = 0; a < kA; ++a)
-            for (int b = 0; b < kA; ++b)
-              out[((a * kA + b) * channels + c) * width + k] = static_cast<float>(u[a][b]);
-        }
-      out += kPoints * channels * width;
-    }
+    constexpr int64_t kChannels = 64;  // of a task
+    const int64_t chunks = (channels + kChannels - 1) / kChannels, vecs = p.groups * panels.vecs();
+    parallel_for(threads_for_bytes(threads, packed_bytes(p)), vecs * chunks, [&](int64_t task, int) {
+      const int64_t vec = task / chunks % panels.vecs(), group = task / chunks / panels.vecs();
+      const int64_t panel = panels.of_vec(vec), width = panels.vecs_of(panel) * kWidth;
+      const int64_t c0 = task % chunks * kChannels, c1 = min_of(channels, c0 + kChannels);
+      float* out = static_cast<float*>(packed) + panel_begin(p, group, panel) + c0 * width +
+                   (vec - panels.first_vec(panel)) * kWidth;
+      pack_vector(p, weight, form, group, vec, c0, c1, out, point_floats(channels, width), width);
+    });
   }
 
   struct Tiles {
@@ -292,35 +334,60 @@ struct Winograd {
     }
   }
 
+  // Weights that a task packs on the way stay in L2, beside the block's inputs and products.
+  static int64_t channels_packed(int64_t width) {
+    return max_of<int64_t>(kWidth, (512 << 10) / (kPoints * width * 4) / kWidth * kWidth);
+  }
+  static int64_t scratch_for_weights(const Conv2dPointers& at) {
+    constexpr int64_t kMost = kVecs * kWidth;
+    return at.form == WeightForm::packed ? 0 : kPoints * point_floats(channels_packed(kMost), kMost);
+  }
+
   // One panel of one group, for `count` tiles whose inputs lie in v: products into m, then the output tiles.
+  // Weights that are not packed yet are packed into `own`.
   template <class T>
-  static void panel_of_tiles(const Conv2dProblem& p, const Tiles& tiles, const float* packed, int64_t panel,
-                             int64_t first_tile, int64_t count, const float* v, int64_t v_point_stride,
-                             float* m, const Output& out, bool max_pool) {
+  static void panel_of_tiles(const Conv2dProblem& p, const Tiles& tiles, const Conv2dPointers& at,
+                             int64_t panel, int64_t first_tile, int64_t count, const float* v,
+                             int64_t v_point_stride, float* m, float* own, const Output& out) {
     const Panels panels{p.K / p.groups};
     const int64_t channels = p.C / p.groups, group = panel / panels.count();
     panel %= panels.count();
     const int vecs = panels.vecs_of(panel), width = vecs * kWidth;
     const int64_t v_stride = padded(p.C), m_stride = padded(width), blocks = (count + kRows - 1) / kRows;
-    const float* weights =
-        packed + (group * panels.vecs() + panels.first_vec(panel)) * kWidth * channels * kPoints;
-    for (int point = 0; point < kPoints; ++point, weights += channels * width) {
-      const Output product{
-          DType::float32, Activation::none, nullptr, nullptr, 0, m + point * count * m_stride, m_stride};
-      for (int64_t b = 0; b < blocks; ++b) {
-        const Range block = part_of(count, blocks, b);
-        const int size = static_cast<int>(block.end - block.begin);
-        const float* rows[kRows];
-        for (int i = 0; i < size; ++i) rows[i] = v + point * v_point_stride + (block.begin + i) * v_stride;
-        gemm_rows(size, vecs, 1, channels, rows, group * channels, weights, width,
-                  product.at(block.begin, 0));
+    const bool packed = at.form == WeightForm::packed;
+    const int64_t step = packed ? channels : channels_packed(width);
+    for (int64_t c0 = 0; c0 < channels; c0 += step) {
+      const int64_t c1 = min_of(channels, c0 + step), point_stride = point_floats(c1 - c0, width);
+      const float* weights = own;
+      if (packed) {
+        weights = static_cast<const float*>(at.weight) + panel_begin(p, group, panel);
+      } else {
+        for (int vec = 0; vec < vecs; ++vec)
+          pack_vector(p, static_cast<const float*>(at.weight), at.form, group, panels.first_vec(panel) + vec,
+                      c0, c1, own + vec * kWidth, point_stride, width);
+      }
+      for (int point = 0; point < kPoints; ++point, weights += point_stride) {
+        float* sums = m + point * count * m_stride;
+        const Output product{DType::float32, Activation::none, nullptr, c0 == 0 ? nullptr : sums, m_stride,
+                             sums,           m_stride};
+        for (int64_t b = 0; b < blocks; ++b) {
+          const Range block = part_of(count, blocks, b);
+          const int size = static_cast<int>(block.end - block.begin);
+          const float* rows[kRows];
+          for (int i = 0; i < size; ++i) rows[i] = v + point * v_point_stride + (block.begin + i) * v_stride;
+          gemm_rows(size, vecs, 1, c1 - c0, rows, group * channels + c0, weights, width,
+                    product.at(block.begin, 0));
+        }
       }
     }
     const Output columns = out.at(0, group * panels.columns + panels.first_column(panel));
     for (int64_t i = 0; i < count; ++i)
-      (max_pool ? pool_output<T> : transform_output<T>)(p, tiles, first_tile + i, m + i * m_stride,
-                                                        count * m_stride, panels.columns_of(panel), columns);
+      (at.max_pool ? pool_output<T> : transform_output<T>)(p, tiles, first_tile + i, m + i * m_stride,
+                                                           count * m_stride, panels.columns_of(panel),
+                                                           columns);
   }
+
+  static constexpr int64_t kWeightsInCache = 2 << 20;
 
   template <class T>
   static void run_type(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
@@ -328,12 +395,11 @@ struct Winograd {
     const int64_t total = p.N * tiles.per_image(), v_stride = padded(p.C);
     const int64_t panels = p.groups * Panels{p.K / p.groups}.count();
     const T* x = static_cast<const T*>(at.x);
-    const float* packed = static_cast<const float*>(at.packed);
     const Output out{p.dtype, p.activation, at.bias, at.residual, p.residual_stride, at.y, p.y_stride};
     threads = threads_for_conv(p, threads);
 
     const int64_t zero_bytes = (p.C * sizeof(T) + 63) / 64 * 64;
-    constexpr int64_t kWeightsInCache = 2 << 20, kSharedBytes = 8 << 20;
+    constexpr int64_t kSharedBytes = 4 << 20;
     if (packed_bytes(p) <= kWeightsInCache) {
       char* zeros = static_cast<char*>(scratch(Scratch::call, zero_bytes));
       __builtin_memset(zeros, 0, zero_bytes);
@@ -355,8 +421,7 @@ struct Winograd {
           transform_input(p, tiles, x, block.begin + i, 0, p.C, reinterpret_cast<const T*>(zeros),
                           v + i * v_stride, point_stride);
         for (int64_t panel = 0; panel < panels; ++panel)
-          panel_of_tiles<T>(p, tiles, packed, panel, block.begin, count, v, point_stride, m, out,
-                            at.max_pool);
+          panel_of_tiles<T>(p, tiles, at, panel, block.begin, count, v, point_stride, m, nullptr, out);
       });
       return;
     }
@@ -384,12 +449,15 @@ struct Winograd {
       parallel_for(threads, tile_blocks * panels, [&](int64_t task, int) {
         const Range part = part_of(count, tile_blocks, task % tile_blocks);
         const int64_t size = part.end - part.begin;
-        float* m = static_cast<float*>(scratch(Scratch::task, kPoints * size * kPanelFloats * 4));
-        panel_of_tiles<T>(p, tiles, packed, task / tile_blocks, block.begin + part.begin, size,
-                          v + part.begin * v_stride, point_stride, m, out, at.max_pool);
+        const int64_t products = kPoints * size * kPanelFloats;
+        float* m = static_cast<float*>(scratch(Scratch::task, (products + scratch_for_weights(at)) * 4));
+        panel_of_tiles<T>(p, tiles, at, task / tile_blocks, block.begin + part.begin, size,
+                          v + part.begin * v_stride, point_stride, m, m + products, out);
       });
     }
   }
+
+  static bool takes_unpacked(const Conv2dProblem& p) { return packed_bytes(p) > kWeightsInCache; }
 
   static void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
     with_dtype(p.dtype, [&](auto type) { run_type<decltype(type)>(p, at, threads); });
@@ -398,7 +466,7 @@ struct Winograd {
 
 template <class F>
 constexpr Conv2dKernel kernel() {
-  return {Winograd<F>::packed_bytes, Winograd<F>::pack, Winograd<F>::run};
+  return {Winograd<F>::packed_bytes, Winograd<F>::pack, Winograd<F>::run, Winograd<F>::takes_unpacked};
 }
 
 }  // namespace

@@ -34,6 +34,15 @@ def native_problem(problem: Conv2dProblem) -> Any:
     )
 
 
+def source_of(weight: Tensor) -> tuple[Tensor, Any]:
+    """A weight as the native kernels pack it, and the form it has: itself, if float32 in one of PyTorch's layouts."""
+    form = native.library().cpu.WeightForm
+    source = weight.detach().to(torch.float32)
+    if not source.is_contiguous() and source.is_contiguous(memory_format=torch.channels_last):
+        return source, form.channels_last
+    return source.contiguous(), form.contiguous
+
+
 def _candidate(algorithm: str) -> Candidate:
     def supports(problem: Conv2dProblem) -> str | None:
         reason = native_cpu.reason_against(problem)
@@ -50,9 +59,9 @@ def _candidate(algorithm: str) -> Candidate:
         pack_key = (algorithm, native.library().cpu.isa(), problem.groups)
 
         def pack(weight: Tensor) -> Tensor:
-            source = weight.to(torch.float32).contiguous()
+            source, form = source_of(weight)
             target = torch.empty(kernel.packed_bytes, dtype=torch.uint8)
-            kernel.pack(source.data_ptr(), target.data_ptr())
+            kernel.pack(source.data_ptr(), target.data_ptr(), form, problem.threads)
             return target
 
         def run(
