@@ -457,7 +457,10 @@ struct Winograd {
     }
   }
 
-  static bool takes_unpacked(const Conv2dProblem& p) { return packed_bytes(p) > kWeightsInCache; }
+  // Each block of tiles packs the weights again: beyond so many tiles, packing all of them once is cheaper.
+  static bool takes_unpacked(const Conv2dProblem& p) {
+    return packed_bytes(p) > kWeightsInCache && p.N * Tiles(p).per_image() <= 200;
+  }
 
   static void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {
     with_dtype(p.dtype, [&](auto type) { run_type<decltype(type)>(p, at, threads); });
