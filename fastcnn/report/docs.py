@@ -198,7 +198,7 @@ def _memory(results: Results, _: str = "") -> str:
         "|---|--:|--:|--:|--:|",
     ]
     for (network, batch), rows in network_cases(results).items():
-        held = [rows[name].memory for name in names if name in rows]
+        held = [rows[name].data["extra_info"].get("memory") for name in names if name in rows]
         if batch != 1 or len(held) < len(names) or None in held:
             continue
         cost = rows["fastcnn_unpacked"].seconds / rows["fastcnn"].seconds

@@ -246,6 +246,17 @@ def test_a_figure_comes_from_the_first_file_that_has_it(folder):
     assert re.search(r"alexnet 8 -->\d+ ms<", text)
 
 
+def test_the_table_of_memory(folder):
+    held = {"eager": 200, "fastcnn": 300, "fastcnn_unpacked": 150}
+    case = Case("network", "lenet5", "lenet5")
+    made = [made_row(case, name, mib / 1e4, memory=mib << 20) for name, mib in held.items()]
+    without = [made_row(replace(case, batch=8), name, 1.0) for name in held]
+    assemble([*made, *without], file([case]).about).save(folder / "a_first.json")
+    text = docs.filled("<!-- fastcnn: table memory --><!-- end -->", folder)
+    assert re.search(r"\| lenet5 \| 200 \| 300 \| 150 \| 0\.[45]\d \|", text)
+    assert text.count("lenet5") == 1, "a batch without memory is left out"
+
+
 @pytest.mark.parametrize(
     ("marker", "message"),
     [
