@@ -272,6 +272,8 @@ HEAVY = [
     Case(N=3, H=14, W=13, C=130, K=257, bias=False, threads=3),
     Case(N=1, H=9, W=9, C=96, K=288, groups=1, R=5, S=5, padding=(2, 2), activation="tanh"),
     Case(N=1, H=14, W=14, C=384, K=512, groups=2, activation="relu", sliced=True),
+    Case(N=1, H=6, W=5, C=1000, K=16),
+    Case(N=1, H=6, W=5, C=515, K=32, bias=False),
     Case(N=1, H=7, W=7, C=515, K=333, R=1, S=1, padding=(0, 0), residual=True, threads=4),
     Case(N=1, H=13, W=13, C=64, K=200, stride=(2, 2), activation="sigmoid"),
     Case(N=1, H=5, W=6, C=140, K=210, R=3, S=2, dilation=(2, 1), sliced=True),

@@ -175,9 +175,8 @@ struct Winograd {
     }
   }
 
-  // A vector of output channels of one group, from input channel c0 to c1 - 1, at out[point * point_stride +
-  // (c - c0)
-  // * width].
+  // A vector of output channels of one group, of input channels c0 to c1 - 1; channel c goes to
+  // out[point * point_stride + (c - c0) * width].
   static void pack_vector(const Conv2dProblem& p, const float* weight, WeightForm form, int64_t group,
                           int64_t vec, int64_t c0, int64_t c1, float* out, int64_t point_stride,
                           int64_t width) {
@@ -334,13 +333,15 @@ struct Winograd {
     }
   }
 
-  // Weights that a task packs on the way stay in L2, beside the block's inputs and products.
+  // Weights that a task packs on the way, in floats: they stay in L2, beside the block's inputs and products.
+  static constexpr int64_t kPackedFloats = 128 << 10;
+  static_assert(kPoints * kVecs * kWidth * kWidth <= kPackedFloats,
+                "at least kWidth channels of a panel fit");
   static int64_t channels_packed(int64_t width) {
-    return max_of<int64_t>(kWidth, (512 << 10) / (kPoints * width * 4) / kWidth * kWidth);
+    return kPackedFloats / (kPoints * width) / kWidth * kWidth;
   }
   static int64_t scratch_for_weights(const Conv2dPointers& at) {
-    constexpr int64_t kMost = kVecs * kWidth;
-    return at.form == WeightForm::packed ? 0 : kPoints * point_floats(channels_packed(kMost), kMost);
+    return at.form == WeightForm::packed ? 0 : kPackedFloats + kPoints * kPad;
   }
 
   // One panel of one group, for `count` tiles whose inputs lie in v: products into m, then the output tiles.
