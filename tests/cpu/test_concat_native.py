@@ -14,7 +14,7 @@ def run(x: torch.Tensor, y: torch.Tensor, threads: int) -> None:
         x_stride=pixel_stride(x),
         y_stride=pixel_stride(y),
     )
-    _C.cpu.concat([p], [x.data_ptr()], y.data_ptr(), threads)
+    _C.cpu.concat([p], threads)(x, y)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
