@@ -493,12 +493,6 @@ void bind_cpu(py::module_ m) {
 
   using Release = py::call_guard<py::gil_scoped_release>;
   m.def(
-      "copy_slice",
-      [](const CopySliceProblem& problem, Address x, Address y, int threads) {
-        FASTCNN_SELECT(copy_slice)(problem, at(x), at(y), threads);
-      },
-      Release());
-  m.def(
       "elementwise",
       [](const ElementwiseProblem& problem, Address a, Address b, Address y, int threads) {
         FASTCNN_SELECT(elementwise)(problem, at(a), at(b), at(y), threads);
