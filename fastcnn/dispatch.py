@@ -376,8 +376,9 @@ def _hashable(values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 _dynamo_compiles = torch.compiler.is_dynamo_compiling
-_profiler_enabled, _dispatch_modes = torch.autograd._profiler_enabled, torch._C._len_torch_dispatch_stack
-_is_tracing, _transforms = torch._C._is_tracing, torch._C._functorch.peek_interpreter_stack
+_profiler_enabled, _transforms = torch.autograd._profiler_enabled, torch._C._functorch.peek_interpreter_stack
+# Of each, whether something takes part that wants to see the operators: a mode, a tracer, a transform of torch.func.
+_OBSERVERS = torch._C._len_torch_dispatch_stack, torch._C._is_tracing, _transforms
 
 
 def _is_dense(tensor: Any) -> bool:
@@ -388,7 +389,7 @@ def is_inference(tensors: Sequence[Tensor | None]) -> bool:
     """Whether the result alone is wanted: no gradient, transform, mode or tracer takes part."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return False
-    return not (_dispatch_modes() or _is_tracing() or forward_ad._current_level >= 0 or _transforms())
+    return forward_ad._current_level < 0 and not any(observes() for observes in _OBSERVERS)
 
 
 def _needs_definition(tensors: Sequence[Tensor | None]) -> bool:
@@ -419,7 +420,7 @@ def _describe_in_python(tensors: tuple[Tensor | None, ...], out: Tensor | None) 
 _describe, _recall = _describe_in_python, lambda *call: None
 if native.extension is not None and native.extension.attach(
     Tensor, torch.nn.Parameter,
-    (_profiler_enabled, _dispatch_modes, _is_tracing, _transforms), torch.is_grad_enabled, forward_ad,
+    (_profiler_enabled, *_OBSERVERS), torch.is_grad_enabled, forward_ad,
     _recorders, _local_backend, _global_backend, torch.get_num_threads,
 ):  # fmt: skip
     _describe, _recall = native.extension.describe, native.extension.recall

@@ -11,15 +11,16 @@
 namespace fastcnn::python {
 
 // Adds three functions to the extension.
-//   describe(tensors, out) -> what the tensors, a tuple, and out have in common with those of every call that
-//   may be
-//     served alike: their dtypes, devices, shapes and strides, as bytes. None where one of them is no plain
-//     tensor but sparse, complex, lazily negated, without memory or a subclass other than Parameter.
-//   recall(runners, tensors, params, out, setting) -> the output of the runner that dispatch.py remembers for
-//   such a
-//     call in plain inference; None for any other call: that takes the long way.
-//   attach(...) -> whether the two serve with this torch. Called once, before them, by dispatch.py, which
-//   says of what.
+//
+// describe(tensors, out) -> what the tensors, a tuple, and out have in common with those of every call that
+// may be served alike: their dtypes, devices, shapes and strides, as bytes. None where one of them is no
+// plain tensor but sparse, complex, lazily negated, without memory or a subclass other than Parameter.
+//
+// recall(runners, tensors, params, out, setting) -> the output of the runner that dispatch.py remembers for
+// such a call in plain inference; None for any other call: that takes the long way.
+//
+// attach(...) -> whether the two serve with this torch. Called once, before them, by dispatch.py, which says
+// of what.
 int add_functions(PyObject* module);
 
 // A Python callable that takes `inputs` tensors, then one for the output or None, and returns the output; it

@@ -25,8 +25,8 @@ int64_t packed_bytes(const Conv2dProblem& p) {
   return p.groups * Panels{p.K / p.groups}.packed_floats(padded_depth(p)) * sizeof(Element);
 }
 
-// A vector of columns of one group. Depth index d = (r * S + s) * C / groups + c; out[d / kStep * width *
-// kStep].
+// A vector of columns of one group: depth index d = (r * S + s) * C / groups + c goes to
+// out[d / kStep * width * kStep].
 void pack_vector(const Conv2dProblem& p, const float* weight, WeightForm form, int64_t group, int64_t vec,
                  Element* out, int64_t width) {
   const int64_t columns = p.K / p.groups, channels = p.C / p.groups, taps = p.R * p.S,
@@ -144,8 +144,7 @@ void gather(const Conv2dProblem& p, const T* x, Range rows, int64_t pitch, Eleme
   }
 }
 
-// Where rows are few, a task packs a panel of weights for all of them, and multiplies by it while it is in
-// L2.
+// Where rows are few, a task packs a panel of weights for all of them, and multiplies while it is in L2.
 bool takes_unpacked(const Conv2dProblem& p) { return p.N * p.P * p.Q <= 96; }
 
 void run(const Conv2dProblem& p, const Conv2dPointers& at, int threads) {

@@ -9,8 +9,8 @@
 
 namespace fastcnn {
 
-// Weights packed as a kernel reads them, or as PyTorch keeps them, in fp32: each output channel [C /
-// groups][R][S] (contiguous) or [R][S][C / groups] (channels_last).
+// Weights packed as a kernel reads them, or as PyTorch keeps them, in fp32: of each output channel,
+// [C / groups][R][S] (contiguous) or [R][S][C / groups] (channels_last).
 enum class WeightForm { packed, contiguous, channels_last };
 
 struct Conv2dPointers {

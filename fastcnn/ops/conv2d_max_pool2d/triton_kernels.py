@@ -16,6 +16,7 @@ from fastcnn.ops import triton_common as common
 from fastcnn.ops.conv2d.triton_kernels import load_taps
 from fastcnn.ops.conv2d.triton_launch import pack_weight, precision, tap_constants, tap_stride, wide_taps
 from fastcnn.ops.fused import FusedProblem
+from fastcnn.ops.pool.triton_kernels import window_constants
 from fastcnn.ops.triton_backend import output_stride
 from fastcnn.ops.triton_common import Launch, activate, ceil_div, dot, jit, next_power_of_2, tl
 
@@ -47,7 +48,7 @@ def conv2d_max_pool2d_kernel(
     H, W, C, K, P, Q, POOLED_P, POOLED_Q, x_stride, y_stride, w_tap_stride, tiles_p, tiles_q,
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
-    KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, POOL_STRIDE_H: tl.constexpr, POOL_STRIDE_W: tl.constexpr,
+    POOL_KERNEL_H: tl.constexpr, POOL_KERNEL_W: tl.constexpr, POOL_STRIDE_H: tl.constexpr, POOL_STRIDE_W: tl.constexpr,
     POOL_PAD_H: tl.constexpr, POOL_PAD_W: tl.constexpr, POOL_DILATION_H: tl.constexpr, POOL_DILATION_W: tl.constexpr,
     ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr, WIDE_TAPS: tl.constexpr, PRECISION: tl.constexpr,
     INT64: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
@@ -96,15 +97,15 @@ def conv2d_max_pool2d_kernel(
     # Windows past the tile's end wrap round to rows that are there: they are not stored.
     i = tl.arange(0, ROWS * BLOCK_Q)
     column = tl.minimum(i % BLOCK_Q, TILE_Q - 1) * POOL_STRIDE_W
-    sums = maximum_of(sums, i // BLOCK_Q * COLUMNS + column, POOL_DILATION_W, KERNEL_W).to(dtype)
+    sums = maximum_of(sums, i // BLOCK_Q * COLUMNS + column, POOL_DILATION_W, POOL_KERNEL_W).to(dtype)
     i = tl.arange(0, BLOCK_P * BLOCK_Q)
     row = tl.minimum(i // BLOCK_Q, TILE_P - 1) * POOL_STRIDE_H
-    best = maximum_of(sums, row * BLOCK_Q + i % BLOCK_Q, POOL_DILATION_H * BLOCK_Q, KERNEL_H)
+    best = maximum_of(sums, row * BLOCK_Q + i % BLOCK_Q, POOL_DILATION_H * BLOCK_Q, POOL_KERNEL_H)
 
     pooled_p = tile_p + i // BLOCK_Q
     pooled_q = tile_q + i % BLOCK_Q
-    some = any_inside(pooled_p * POOL_STRIDE_H - POOL_PAD_H, POOL_DILATION_H, P, KERNEL_H)
-    some &= any_inside(pooled_q * POOL_STRIDE_W - POOL_PAD_W, POOL_DILATION_W, Q, KERNEL_W)
+    some = any_inside(pooled_p * POOL_STRIDE_H - POOL_PAD_H, POOL_DILATION_H, P, POOL_KERNEL_H)
+    some &= any_inside(pooled_q * POOL_STRIDE_W - POOL_PAD_W, POOL_DILATION_W, Q, POOL_KERNEL_W)
     # The activations keep order too, and there are fewer windows than pixels. A window of padding alone has none.
     best = tl.where(some[:, None], activate(best, ACTIVATION), best)
     y_row = (n * POOLED_P + pooled_p) * POOLED_Q + pooled_q
@@ -171,14 +172,7 @@ class Conv2dMaxPool2d:
             },
             {
                 **tap_constants(p),
-                "KERNEL_H": pool.kernel_size[0],
-                "KERNEL_W": pool.kernel_size[1],
-                "POOL_STRIDE_H": pool.stride[0],
-                "POOL_STRIDE_W": pool.stride[1],
-                "POOL_PAD_H": pool.padding[0],
-                "POOL_PAD_W": pool.padding[1],
-                "POOL_DILATION_H": pool.dilation[0],
-                "POOL_DILATION_W": pool.dilation[1],
+                **{f"POOL_{name}": value for name, value in window_constants(pool).items()},
                 "ACTIVATION": p.activation,
                 "HAS_BIAS": p.has_bias,
                 "WIDE_TAPS": self.wide,
