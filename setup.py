@@ -2,7 +2,7 @@
 
 Environment:
   FASTCNN_CUDA        unset: CUDA kernels where nvcc is found; 1: demand them; 0: leave them out
-  FASTCNN_CUDA_ARCHS  semicolon-separated CUDA architectures, e.g. "80;90a"
+  FASTCNN_CUDA_ARCHS  semicolon-separated CUDA architectures, e.g. "80;90a"; "120-virtual" is PTX
 """
 
 import os
@@ -35,18 +35,33 @@ class CMakeBuild(build_ext):
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-            f"-DFASTCNN_CUDA={cuda}",
             f"-DFASTCNN_CUDA_ARCHS={os.environ.get('FASTCNN_CUDA_ARCHS', '')}",
             f"-DFASTCNN_VERSION={self.distribution.get_version()}",
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
             f"-DFASTCNN_OUTPUT={output}",
         ]
         try:
-            subprocess.run(configure, check=True)
-            subprocess.run(["cmake", "--build", build], check=True)
+            try:
+                make(build, [*configure, f"-DFASTCNN_CUDA={cuda}", f"-DFASTCNN_CUDA_LEFT_OUT={LEFT_OUT}"])
+            except subprocess.CalledProcessError:
+                if cuda != "AUTO":
+                    raise
+                # An nvcc that happens to be there must not cost the user the CPU kernels.
+                print(f"fastcnn: {FAILED}, so the extension has no CUDA kernels", file=sys.stderr)
+                make(build, [*configure, "-DFASTCNN_CUDA=OFF", f"-DFASTCNN_CUDA_LEFT_OUT=left out: {FAILED}"])
         except subprocess.CalledProcessError as error:
             # CMake has already printed the one sentence that matters; a Python traceback would bury it.
             raise SystemExit(f"fastcnn: building the native extension failed: {error}") from None
+
+
+# What `python -m fastcnn info` says of CUDA kernels that are not there.
+LEFT_OUT = "left out: FASTCNN_CUDA=0"
+FAILED = "building with nvcc failed (FASTCNN_CUDA=1 makes that an error)"
+
+
+def make(build: Path, configure: list[str]) -> None:
+    subprocess.run(configure, check=True)
+    subprocess.run(["cmake", "--build", build], check=True)
 
 
 setup(ext_modules=[Extension("fastcnn._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -1,6 +1,6 @@
 # CUDA kernels, where nvcc is found and FASTCNN_CUDA does not forbid them.
 # FASTCNN_CUDA_BUILD is the sentence that `python -m fastcnn info` prints about them.
-set(FASTCNN_CUDA_BUILD "left out: FASTCNN_CUDA=0")
+set(FASTCNN_CUDA_BUILD "${FASTCNN_CUDA_LEFT_OUT}")
 if(NOT FASTCNN_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
@@ -12,6 +12,20 @@ if(NOT FASTCNN_CUDA STREQUAL "OFF")
   endif()
 endif()
 
+# CUDA 12.0 is the first whose compiler knows Hopper's instructions.
+set(FASTCNN_NVCC_OLDEST 12.0)
+if(NOT FASTCNN_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE nvcc_version)
+  if(nvcc_version MATCHES "release ([0-9.]+)" AND CMAKE_MATCH_1 VERSION_LESS FASTCNN_NVCC_OLDEST)
+    set(FASTCNN_CUDA_BUILD "left out: nvcc ${CMAKE_MATCH_1} is older than ${FASTCNN_NVCC_OLDEST}")
+    if(FASTCNN_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "FASTCNN_CUDA=1 demands CUDA kernels, which need nvcc ${FASTCNN_NVCC_OLDEST}; "
+                          "${CMAKE_CUDA_COMPILER} is ${CMAKE_MATCH_1}")
+    endif()
+    set(FASTCNN_CUDA "OFF")
+  endif()
+endif()
+
 if(NOT FASTCNN_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
   # enable_language() would otherwise pick a default architecture and warn about it.
   set(CMAKE_CUDA_ARCHITECTURES OFF)
@@ -20,24 +34,27 @@ if(NOT FASTCNN_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   enable_language(CUDA)
 
-  # One cubin for each; a cubin also runs on later devices of the same major version. The "a" of 90a admits
-  # Hopper's own instructions.
+  # A cubin for each: it also runs on later devices of the same major version, but for the small ones on boards of
+  # their own (87, 101 and 110, Orin and Thor). The "a" of 90a admits Hopper's own instructions. Last the newest
+  # as PTX, which the driver compiles for devices that came after this compiler.
   set(FASTCNN_ARCHS ${FASTCNN_CUDA_ARCHS})
   if(NOT FASTCNN_ARCHS)
     execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE supported)
-    foreach(arch 80 90 100 120)
+    foreach(arch 80 87 90 100 101 110 120)
       if(supported MATCHES "compute_${arch}[\r\n]")
         list(APPEND FASTCNN_ARCHS ${arch})
+        set(newest ${arch})
       endif()
     endforeach()
     list(TRANSFORM FASTCNN_ARCHS REPLACE "^90$" "90a")
+    list(APPEND FASTCNN_ARCHS ${newest}-virtual)
   endif()
   foreach(arch IN LISTS FASTCNN_ARCHS)
-    if(NOT arch MATCHES "^[0-9]+[af]?$")
-      message(FATAL_ERROR "FASTCNN_CUDA_ARCHS: ${arch} is not an architecture; e.g. \"80;90a\"")
+    if(NOT arch MATCHES "^([0-9]+[af]?|[0-9]+-virtual)$")
+      message(FATAL_ERROR "FASTCNN_CUDA_ARCHS: ${arch} is not an architecture; e.g. \"80;90a;80-virtual\"")
     endif()
   endforeach()
-  list(TRANSFORM FASTCNN_ARCHS APPEND -real OUTPUT_VARIABLE real_archs)
+  list(TRANSFORM FASTCNN_ARCHS REPLACE "^([0-9]+[af]?)$" "\\1-real" OUTPUT_VARIABLE real_archs)
 
   set(FASTCNN_CUDA_SOURCES
     cuda/device.cu

@@ -24,16 +24,18 @@ Status current_multiprocessors(int* count) {
 
 Status device_count(int* count) {
   const cudaError_t error = cudaGetDeviceCount(count);
-  if (error == cudaSuccess) return Status();
-  *count = 0;
-  return make_status(StatusCode::device_error, "%s", cudaGetErrorString(error));
+  if (error != cudaSuccess) *count = 0;
+  return status_of(error, "no CUDA device can be counted");
 }
 
 Status query_device(int index, Device* device) {
   cudaDeviceProp properties;
   const cudaError_t error = cudaGetDeviceProperties(&properties, index);
-  if (error != cudaSuccess)
-    return make_status(StatusCode::device_error, "device %d: %s", index, cudaGetErrorString(error));
+  if (error != cudaSuccess) {
+    char what[32];
+    snprintf(what, sizeof what, "device %d", index);
+    return status_of(error, what);
+  }
   device->major = properties.major;
   device->minor = properties.minor;
   device->multiprocessors = properties.multiProcessorCount;
@@ -46,8 +48,7 @@ Status current_multiprocessors(int* count) {
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
-  if (error == cudaSuccess) return Status();
-  return make_status(StatusCode::device_error, "%s", cudaGetErrorString(error));
+  return status_of(error, "the current device");
 }
 
 #endif

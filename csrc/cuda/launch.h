@@ -28,6 +28,16 @@ __attribute__((format(printf, 2, 3))) inline Status make_status(StatusCode code,
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+#ifndef FASTCNN_EMULATED
+// What a call of the runtime returned, as a Status. The runtime keeps an error until it is asked for it: left
+// there, the next launch, of ours or of PyTorch, would be blamed for it.
+inline Status status_of(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return Status();
+  cudaGetLastError();
+  return make_status(StatusCode::device_error, "%s: %s", what, cudaGetErrorString(error));
+}
+#endif
+
 // Launches kernel(params) on the stream. The status tells of a launch that failed; what goes wrong while the
 // kernel runs surfaces, as always with CUDA, at a later synchronisation.
 template <class Params>
@@ -47,18 +57,17 @@ Status launch(const char* name, void (*kernel)(Params), dim3 grid, dim3 block, s
   if (*finding) return make_status(StatusCode::device_error, "%s: %s", name, finding);
   return Status();
 #else
+  const void* function = reinterpret_cast<const void*>(kernel);
   cudaError_t error = cudaSuccess;
   if (shared_bytes > 48 * 1024)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared_bytes));
   if (error == cudaSuccess) {
-    // clang-format off
-    kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(params);
-    // clang-format on
-    error = cudaGetLastError();
+    void* arguments[] = {const_cast<Params*>(&params)};
+    error =
+        cudaLaunchKernel(function, grid, block, arguments, shared_bytes, static_cast<cudaStream_t>(stream));
   }
-  if (error == cudaSuccess) return Status();
-  return make_status(StatusCode::device_error, "%s: %s", name, cudaGetErrorString(error));
+  return status_of(error, name);
 #endif
 }
 

@@ -2,10 +2,43 @@
 #include "cuda/tensor_map.h"
 
 #ifndef FASTCNN_EMULATED
-#include <cudaTypedefs.h>
+#include <atomic>
 #endif
 
 namespace fastcnn::cuda {
+
+#ifndef FASTCNN_EMULATED
+namespace {
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+// Asked of the runtime, not linked: the extension must load where there is no driver. Only what was found is
+// remembered: a process may ask before its driver is ready. Null: there is none.
+Encode find_encode() {
+  static std::atomic<Encode> found{nullptr};
+  Encode encode = found.load(std::memory_order_relaxed);
+  if (encode) return encode;
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                             cudaEnableDefault, &result);
+#else
+  const cudaError_t error =
+      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result);
+#endif
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // or the next launch would be blamed for it
+    return nullptr;
+  }
+  if (result != cudaDriverEntryPointSuccess || !function) return nullptr;
+  encode = reinterpret_cast<Encode>(function);
+  found.store(encode, std::memory_order_relaxed);
+  return encode;
+}
+
+}  // namespace
+#endif
 
 Status encode_tensor_map(const TensorMapRequest& request, TensorMap* map) {
   uint32_t box[4];  // before thinning out, as the driver counts it
@@ -14,24 +47,16 @@ Status encode_tensor_map(const TensorMapRequest& request, TensorMap* map) {
 #ifdef FASTCNN_EMULATED
   const char* refusal = emulator::encode_tensor_map(
       map, request.dtype == DType::float32 ? 4 : 2, request.rank, const_cast<void*>(request.base),
-      request.size, request.stride_bytes, box, request.step, swizzle);
+      request.size, request.stride_bytes, box, request.step, swizzle, request.rounds_to_tf32);
   if (refusal) return make_status(StatusCode::unsupported, "tensor map: %s", refusal);
   return Status();
 #else
-  // Asked of the runtime, not linked: the extension must load where there is no driver.
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
-                                         &found) != cudaSuccess ||
-        found != cudaDriverEntryPointSuccess)
-      function = nullptr;
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
+  const Encode encode = find_encode();
   if (!encode) return make_status(StatusCode::unsupported, "the driver has no cuTensorMapEncodeTiled");
-  const CUtensorMapDataType type = request.dtype == DType::float32   ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
-                                   : request.dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                                     : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const CUtensorMapDataType type = request.dtype == DType::float16    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                   : request.dtype == DType::bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                   : request.rounds_to_tf32           ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
+                                                                      : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
   const CUresult result =
       encode(map, type, request.rank, const_cast<void*>(request.base), request.size, request.stride_bytes,
              box, request.step, CU_TENSOR_MAP_INTERLEAVE_NONE, static_cast<CUtensorMapSwizzle>(swizzle),

@@ -16,6 +16,7 @@ struct TensorMapRequest {
   uint32_t box[4];           // in elements of the result
   uint32_t step[4];          // every step-th element is taken
   int swizzle_bytes;         // 32, 64 or 128
+  bool rounds_to_tf32;       // float32 on its way in: wgmma would cut off what tf32 has no bits for
 };
 
 // What the driver refuses is unsupported, in words.

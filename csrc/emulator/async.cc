@@ -50,6 +50,13 @@ void arrive(Mbarrier& m, uint32_t address) {
   complete_if_due(m);
 }
 
+void round_to_tf32(char* element) {
+  uint32_t bits;
+  std::memcpy(&bits, element, 4);
+  if ((bits & 0x7f800000) != 0x7f800000) bits = (bits + 0x1000) & 0xffffe000;  // infinity and NaN pass
+  std::memcpy(element, &bits, 4);
+}
+
 // The box in shared memory: traversal strides thin it out.
 int box_extent(const TensorMap& map, int i) { return (map.box[i] + map.traversal[i] - 1) / map.traversal[i]; }
 
@@ -171,7 +178,7 @@ uint32_t swizzled(uint32_t address, int swizzle) {
 
 const char* encode_tensor_map(TensorMap* map, int element_size, int rank, void* base, const uint64_t* size,
                               const uint64_t* stride_bytes, const uint32_t* box, const uint32_t* traversal,
-                              int swizzle) {
+                              int swizzle, bool rounds_to_tf32) {
   if (rank < 1 || rank > 5) return "the rank must be 1 to 5";
   if (reinterpret_cast<uintptr_t>(base) % 16) return "the tensor must be 16-byte aligned";
   *map = TensorMap{};
@@ -179,6 +186,7 @@ const char* encode_tensor_map(TensorMap* map, int element_size, int rank, void* 
   map->rank = rank;
   map->element_size = element_size;
   map->swizzle = swizzle;
+  map->rounds_to_tf32 = rounds_to_tf32 && element_size == 4;
   for (int i = 0; i < rank; i++) {
     if (size[i] < 1 || size[i] > (uint64_t{1} << 32)) return "a size must be 1 to 2^32";
     if (box[i] < 1 || box[i] > 256) return "a box must be 1 to 256 wide";
@@ -221,6 +229,7 @@ void land_tma_load(size_t index) {
       std::memcpy(shared, global, load.map.element_size);
     else
       std::memset(shared, 0, load.map.element_size);
+    if (load.map.rounds_to_tf32) round_to_tf32(shared);
   });
   Mbarrier& m = block.mbarriers[load.barrier];
   const uint32_t bytes = box_bytes(load.map);

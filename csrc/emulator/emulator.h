@@ -60,11 +60,12 @@ struct alignas(64) TensorMap {
   uint64_t size[5], stride[5];  // stride in bytes; stride[0] is the element's size
   uint32_t box[5], traversal[5];
   int rank, element_size, swizzle;
+  bool rounds_to_tf32;  // on loads; the engine's way of rounding ties is not documented, here away from zero
 };
 // Returns what cuTensorMapEncodeTiled would refuse, in words, or null.
 const char* encode_tensor_map(TensorMap* map, int element_size, int rank, void* base, const uint64_t* size,
                               const uint64_t* stride_bytes, const uint32_t* box, const uint32_t* traversal,
-                              int swizzle);
+                              int swizzle, bool rounds_to_tf32);
 void tma_load(uint32_t destination, const TensorMap* map, uint32_t barrier, int rank, const int* coordinates);
 void tma_store(uint32_t source, const TensorMap* map, int rank, const int* coordinates);
 void tma_store_commit();

@@ -56,14 +56,26 @@ def launch(device: torch.device, function: Callable[..., None], *arguments: Any)
 
 
 def architectures() -> tuple[str, ...]:
-    """What the kernels were compiled for; a device of the same major and a later minor version runs them too."""
-    return tuple(f"sm_{a}" for a in native.extension.cuda.architectures) if built() else ()  # type: ignore[union-attr]
+    """What the kernels were compiled for: machine code for "sm_80", PTX for "compute_120"."""
+    names = native.extension.cuda.architectures if built() else ()  # type: ignore[union-attr]
+    return tuple(f"compute_{a.removesuffix('-virtual')}" if a.endswith("-virtual") else f"sm_{a}" for a in names)
+
+
+# Devices on boards of their own (Xavier, Orin, Thor and its former number): machine code for others is not theirs.
+_BOARDS = ((7, 2), (8, 7), (10, 1), (11, 0))
 
 
 def _runs_on(capability: tuple[int, int]) -> bool:
     for architecture in architectures():
-        number = int(architecture.removeprefix("sm_").rstrip("af"))
-        if number // 10 == capability[0] and number % 10 <= capability[1]:
+        kind, _, name = architecture.partition("_")
+        compiled = divmod(int(name.rstrip("af")), 10)
+        if kind == "compute":  # the driver compiles it for any later device
+            runs = compiled <= capability
+        elif name.endswith("a") or compiled in _BOARDS or capability in _BOARDS:
+            runs = compiled == capability
+        else:
+            runs = compiled[0] == capability[0] and compiled[1] <= capability[1]
+        if runs:
             return True
     return False
 

@@ -1,5 +1,7 @@
 """The CUDA backend end to end: functions, dispatch and bindings, with the emulator in the GPU's place."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -184,3 +186,26 @@ def test_every_plan_can_be_tuned_and_the_tuned_one_is_taken(emulated_device, mon
     assert cuda_backend.conv2d_plan(struct, layer.problem, False).name == options[-1].choice
     choices[tuned.key(layer.problem, False)] = "sm70/1x1"  # of a version that had such a kernel
     assert cuda_backend.conv2d_plan(struct, layer.problem, False).name == options[0].choice
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        (("80",), (8, 9), True),
+        (("80",), (8, 7), False),
+        (("80", "87"), (8, 7), True),
+        (("87",), (8, 9), False),
+        (("86",), (8, 0), False),
+        (("90a",), (9, 0), True),
+        (("100",), (10, 3), True),
+        (("100",), (10, 1), False),
+        (("120-virtual",), (13, 0), True),
+        (("120-virtual",), (10, 3), False),
+        (("80", "80-virtual"), (8, 7), True),
+    ],
+)
+def test_which_devices_run_what_was_compiled(monkeypatch, architectures, capability, runs):
+    monkeypatch.setattr(cuda_backend, "built", lambda: True)
+    kernels = SimpleNamespace(cuda=SimpleNamespace(architectures=architectures))
+    monkeypatch.setattr(cuda_backend.native, "extension", kernels)
+    assert cuda_backend._runs_on(capability) is runs

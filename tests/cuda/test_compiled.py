@@ -30,7 +30,7 @@ if native.extension is None or not hasattr(native.extension, "cuda"):
 if tool("cuobjdump") is None:
     pytest.skip("neither the CUDA toolkit nor triton offers cuobjdump", allow_module_level=True)
 
-ARCHITECTURES = [f"sm_{a}" for a in native.extension.cuda.architectures]
+ARCHITECTURES = [f"sm_{a}" for a in native.extension.cuda.architectures if not a.endswith("-virtual")]
 
 
 @cache

@@ -25,7 +25,7 @@ enum class Conv2dKernel : int32_t {
 // How float32 is multiplied. Half types ignore it.
 enum class Float32Mode : int32_t {
   strict = 0,  // each product as three tf32 products: float32's accuracy
-  tf32 = 1,    // inputs rounded (sm90: cut off) to tf32's 10 bits of mantissa
+  tf32 = 1,    // inputs rounded to tf32's 10 bits of mantissa
 };
 
 // A kernel and its tile. Printable, so that tuning data can name it: "sm80/128x64/stages=4/splits=2/tf32".

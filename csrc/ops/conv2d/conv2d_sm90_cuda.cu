@@ -105,7 +105,7 @@ Status conv2d_sm90(const Conv2dProblem& p, const Conv2dPlan& plan, const void* x
   params.channel_blocks = static_cast<int32_t>(ceil_div(p.C, block));
 
   auto image_map = [&](const void* base, int64_t channels, int64_t width, int64_t height, int64_t stride) {
-    TensorMapRequest request = {p.dtype, 4, base, {}, {}, {}, {1, 1, 1, 1}, 128};
+    TensorMapRequest request = {p.dtype, 4, base, {}, {}, {}, {1, 1, 1, 1}, 128, false};
     const int64_t sizes[] = {channels, width, height, p.N},
                   strides[] = {stride, width * stride, height * width * stride};
     for (int i = 0; i < 4; i++) request.size[i] = sizes[i];
@@ -125,6 +125,7 @@ Status conv2d_sm90(const Conv2dProblem& p, const Conv2dPlan& plan, const void* x
   std::copy_n(input_box, 4, input.box);
   input.step[1] = static_cast<uint32_t>(p.stride_w);
   input.step[2] = static_cast<uint32_t>(p.stride_h);
+  input.rounds_to_tf32 = true;
   const uint64_t taps = p.R * p.S, C = p.C;
   const TensorMapRequest filter = {p.dtype,
                                    3,
@@ -133,7 +134,8 @@ Status conv2d_sm90(const Conv2dProblem& p, const Conv2dPlan& plan, const void* x
                                    {C * size, taps * C * size},
                                    {block, 1, static_cast<uint32_t>(plan.tile_n)},
                                    {1, 1, 1},
-                                   128};
+                                   128,
+                                   true};
   Status status = encode_tensor_map(input, &params.x);
   if (status.ok()) status = encode_tensor_map(filter, &params.weight);
   if (status.ok()) status = encode_tensor_map(output_map(y, p.y_stride), &params.y);
