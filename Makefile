@@ -6,19 +6,27 @@
 #   make lint    formatting, style and types
 #   make bench   the quick benchmark suite
 #   make gpu     on a machine with a GPU: build, verify, sanitize, measure
+#   make dist    the source distribution and this machine's wheel, into dist/
+#   make wheels  the wheels of every Python, by cibuildwheel (needs Docker on Linux), into dist/
 #
 # PYTHON=python3.12 chooses the interpreter; TORCH="torch==2.8.0" another torch.
+#
+# Without an NVIDIA GPU, set TORCH_INDEX to the package index of PyTorch's CPU build (choose "CPU" on
+# https://pytorch.org/get-started/locally and take the --index-url of the command it shows): some 200 MB are then
+# downloaded for torch. What pip takes by default on Linux brings several GB of CUDA libraries along.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # --no-build-isolation here only keeps the compiled objects valid from one build to the next.
 INSTALL := $(PIP) --no-build-isolation --editable
+INSTALL_TORCH := $(PIP) '$(TORCH)' $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)')
 CXX_FILES := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.cc' 2>/dev/null)
 
-.PHONY: demo test slow lint format bench gpu clean
+.PHONY: demo test slow lint format bench gpu dist check-tag wheels clean
 
 demo: $(VENV)/tools
 	$(if $(shell nvidia-smi -L 2>/dev/null),,FASTCNN_CUDA=0) $(INSTALL) '.[demo]'
@@ -31,7 +39,7 @@ slow: $(VENV)/tested
 	$(BIN)/python -m pytest -n 2 -m "slow and not gpu"
 
 lint: $(VENV)/tools
-	$(PIP) '$(TORCH)' 'numpy' 'typer' 'rich' 'safetensors' -r requirements/lint.txt
+	$(PIP) 'numpy' 'typer' 'rich' 'safetensors' -r requirements/lint.txt
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -48,8 +56,20 @@ bench: $(VENV)/tested
 gpu:
 	bash scripts/gpu.sh
 
+dist: $(VENV)/tools
+	$(PIP) build
+	FASTCNN_CUDA=0 $(BIN)/python -m build --outdir dist
+
+# A release's tag is its version: make check-tag TAG=v0.1.0
+check-tag:
+	@grep -q '^version = "$(TAG:v%=%)"$$' pyproject.toml || { echo "pyproject.toml has another version than $(TAG)"; exit 1; }
+
+wheels: $(VENV)/tools
+	$(PIP) -r requirements/wheels.txt
+	$(BIN)/cibuildwheel --output-dir dist
+
 clean:
-	rm -rf $(VENV) build demo fastcnn/*.so *.egg-info
+	rm -rf $(VENV) build demo dist fastcnn/*.so *.egg-info
 
 $(VENV)/tools:
 	@$(PYTHON) -c 'import ensurepip, sys; assert sys.version_info >= (3, 10)' 2>/dev/null || \
@@ -57,7 +77,9 @@ $(VENV)/tools:
 	@command -v c++ >/dev/null || { echo "fastcnn needs a C++ compiler (on Debian: apt-get install g++)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) 'setuptools>=77' wheel 'cmake>=3.25,<5' ninja 'pybind11>=2.13'
-	$(PIP) '$(TORCH)'
+	@$(if $(TORCH_INDEX),,nvidia-smi -L >/dev/null 2>&1 || \
+	  echo "No GPU here, and TORCH_INDEX is not set: torch may bring several GB of CUDA (see the Makefile's first lines)")
+	$(INSTALL_TORCH)
 	touch $@
 
 # torchvision and timm serve as independent definitions of the networks. They are installed without their

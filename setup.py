@@ -21,8 +21,22 @@ ROOT = Path(__file__).parent.resolve()
 os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]
 
 
+def missing_tools() -> str | None:
+    """Why nothing can be built here, in one sentence: CMake's own report of a missing compiler has twenty lines."""
+    if sys.platform == "win32":
+        return "Windows is not supported; the Windows Subsystem for Linux is"
+    if not os.environ.get("CXX") and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        return (
+            "a C++ compiler is needed and none was found: apt-get install g++ (Debian, Ubuntu), "
+            "dnf install gcc-c++ (Fedora) or xcode-select --install (macOS) brings one, or set CXX"
+        )
+    return None
+
+
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
+        if reason := missing_tools():
+            raise SystemExit(f"fastcnn: {reason}")
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         build.mkdir(parents=True, exist_ok=True)

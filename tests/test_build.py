@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,3 +69,25 @@ def test_kernels_lists_every_candidate():
         assert set(row) >= {"op", "backend", "name", "dtypes", "architectures", "verified"}
         if row["backend"] in ("cuda", "triton"):  # a build without nvcc has CUDA candidates for no architecture
             assert all(architecture.startswith("sm_") for architecture in row["architectures"])
+
+
+def test_without_a_compiler_the_build_says_what_to_install(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "CXX"} | {"PATH": str(tmp_path)}
+    command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path / "lib")]
+    result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert result.stderr.strip().startswith("fastcnn: a C++ compiler is needed and none was found: apt-get install g++")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_workflows_run_make_targets_that_exist():
+    yaml = pytest.importorskip("yaml")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    used = set()
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        for name, job in yaml.safe_load(path.read_text())["jobs"].items():
+            commands = [step["run"] for step in job["steps"] if "run" in step]
+            assert commands, f"{path.name}: {name} runs nothing"
+            used |= {command.split()[1] for command in commands if command.startswith("make ")}
+    assert used >= {"lint", "test", "slow", "dist", "wheels"}
+    assert used <= targets
