@@ -23,7 +23,8 @@ def configure(folder, cuda, path):
     assert ninja
     command = [cmake, f"-S{ROOT / 'csrc'}", f"-B{folder}", "-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     command += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
-    environment = {k: v for k, v in os.environ.items() if k not in ("CUDACXX", "CUDA_PATH", "CUDA_HOME")}
+    told = ("CUDACXX", "CUDA_PATH", "CUDA_HOME", "CMAKE_CXX_COMPILER_LAUNCHER", "CMAKE_CUDA_COMPILER_LAUNCHER")
+    environment = {k: v for k, v in os.environ.items() if k not in told}
     return subprocess.run(
         [*command, f"-DFASTCNN_CUDA={cuda}"], env={**environment, "PATH": path}, capture_output=True, text=True
     )
