@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import enum
 import importlib.util
 import json as json_module
 import platform
@@ -26,6 +28,14 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Hand-written kernels for convolutional networks in PyTorch."
 )
 console = Console()
+
+
+class Format(str, enum.Enum):
+    """How a command prints its result."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
 
 
 @app.command()
@@ -97,24 +107,68 @@ def train(
 
 @app.command()
 def classify(
-    picture: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture in any format that Pillow reads.")],
+    pictures: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Files that Pillow reads, folders of them, - for standard input."),
+    ],
     model: Annotated[str, typer.Option(help="A network: resnet50, vgg16, googlenet, alexnet, lenet5, ...")],
-    weights: Annotated[Path, typer.Option(help="A .safetensors or .pth file that fits the network.")],
+    weights: Annotated[Path, typer.Option(help="A .safetensors, .pth, .pt or .bin file that fits the network.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
     variant: Annotated[str | None, typer.Option(help="The network's variant, if not its default.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="The network's classes, if not its default.")] = None,
+    format: Annotated[Format, typer.Option(help="A table for people, JSON or CSV for programs.")] = Format.table,
 ) -> None:
-    """The likeliest classes of a picture, by your weights."""
+    """The likeliest classes of pictures, by your weights. A picture that fails does not keep the others from theirs."""
     from fastcnn import classify
 
     with _reported():
-        result = classify.classify(picture, model, weights, top=top, variant=variant, num_classes=num_classes)
-    table = Table("class", result.measure, box=None)
-    for guess in result.guesses:
-        table.add_row(guess.name, f"{guess.score:.4g}")
-    console.print(table)
-    if result.note:
-        console.print(result.note)
+        files = classify.find_pictures([name for name in pictures if name != "-"])
+        sources: list[Any] = [*files, *([sys.stdin.buffer] if "-" in pictures else [])]
+        classifier = classify.Classifier(model, weights, variant=variant, num_classes=num_classes)
+        outcomes = [(_name(source), _outcome(classifier, source, top)) for source in sources]
+    _print_classifications(outcomes, format)
+    if any(isinstance(outcome, ValueError) for _, outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _name(source: Any) -> str:
+    return str(source) if isinstance(source, Path) else "<stdin>"
+
+
+def _outcome(classifier: Any, source: Any, top: int) -> Any:
+    """A Classification, or the error that this picture ended in."""
+    try:
+        return classifier(source, top)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error
+
+
+def _print_classifications(outcomes: list[tuple[str, Any]], format: Format) -> None:
+    good = [(name, outcome) for name, outcome in outcomes if not isinstance(outcome, ValueError)]
+    if format is Format.json:
+        rows: list[dict[str, Any]] = []
+        for name, outcome in outcomes:
+            if isinstance(outcome, ValueError):
+                rows.append({"picture": name, "error": str(outcome)})
+            else:
+                guesses = [guess._asdict() for guess in outcome.guesses]
+                rows.append({"picture": name, "measure": outcome.measure, "guesses": guesses})
+        print(json_module.dumps(rows, indent=2))
+    elif format is Format.csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(("picture", "rank", "number", "name", "score"))
+        for name, outcome in good:
+            writer.writerows((name, rank, *guess) for rank, guess in enumerate(outcome.guesses, 1))
+    else:
+        for name, outcome in good:
+            table = Table("class", outcome.measure, box=None, title=name if len(outcomes) > 1 else None)
+            table.title_justify = "left"
+            for guess in outcome.guesses:
+                table.add_row(guess.name, f"{guess.score:.4g}")
+            console.print(table)
+        if good and good[-1][1].note:
+            console.print(good[-1][1].note)
 
 
 @app.command()

@@ -7,8 +7,8 @@ import types
 import pytest
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch.testing import assert_close
+from torchvision_cpu import models as torchvision_models
 
 from fastcnn import classify, demo, train
 from fastcnn.models import lenet5, resnet20_cifar
@@ -86,19 +86,77 @@ def test_a_picture_of_one_colour_holds_no_digit(weights, tmp_path):
         classify.classify(tmp_path / "blank.png", "lenet5", weights)
 
 
-@pytest.mark.parametrize(("height", "width"), [(300, 401), (97, 33), (224, 224), (1, 500)])
-def test_imagenet_input_resizes_crops_and_standardises(height, width, tmp_path):
-    image = Image.open(picture(tmp_path / "picture.png", height, width))
-    prepared = classify.imagenet_input(image)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
-    scale = 256 / min(height, width)
-    size = (max(256, round(height * scale)), max(256, round(width * scale)))
-    resized = F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False) / 255
-    top, left = (size[0] - 224) // 2, (size[1] - 224) // 2
-    cropped = resized[:, :, top : top + 224, left : left + 224]
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (classify.IMAGENET_MEAN, classify.IMAGENET_STD))
-    # Pillow rounds to whole levels after each direction.
-    assert_close(prepared, (cropped - mean) / std, rtol=0, atol=2.5 / 255 / 0.22)
+def torchvisions_input(image, size=224):
+    assert torchvision_models
+    from torchvision import transforms
+
+    steps = [transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size), transforms.ToTensor()]
+    steps.append(transforms.Normalize(classify.IMAGENET_MEAN, classify.IMAGENET_STD))
+    return transforms.Compose(steps)(image.convert("RGB"))[None]
+
+
+# Fifty sizes: each remainder of the halves that are cropped, both orientations, smaller and larger than the target.
+SIZES = [(7 + 37 * i % 611, 5 + 53 * i % 787) for i in range(46)] + [(224, 224), (256, 257), (1, 500), (1001, 3)]
+
+
+@pytest.mark.parametrize("size", [224, 32])
+def test_pictures_are_prepared_as_torchvision_does_to_the_last_bit(size):
+    generator = np.random.default_rng(0)
+    assert len(set(SIZES)) == 50
+    for height, width in SIZES:
+        image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        prepared = classify.imagenet_input(image, size)
+        assert torch.equal(prepared, torchvisions_input(image, size)), (height, width)
+        assert prepared.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV"])
+def test_opaque_modes_are_converted_as_torchvision_does(mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 47, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    assert torch.equal(classify.imagenet_input(image), torchvisions_input(image))
+
+
+def saved(array, path, **options):
+    Image.fromarray(array).save(path, **options)
+    return classify.to_rgb(classify.read_picture(path))
+
+
+def test_deep_and_floating_point_pictures_keep_their_levels(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (9, 13), dtype=np.uint8)
+    grey[0, :2] = 0, 255
+    expected = np.repeat(grey[..., None], 3, 2)
+    for name, array in {
+        "16.png": grey.astype(np.uint16) * 257,
+        "16.tif": grey.astype(np.uint16) * 257,
+        "32.tif": grey.astype(np.int32) * 257,
+        "32-levels.tif": grey.astype(np.int32),
+        "share.tif": (grey / 255).astype(np.float32),
+        "levels.tif": grey.astype(np.float32),
+    }.items():
+        assert np.array_equal(np.asarray(saved(array, tmp_path / name)), expected), name
+    dark = saved(np.full((4, 4), 200, np.uint16), tmp_path / "dark.tif")
+    assert np.asarray(dark).max() == 1  # 200 of 65535, not of 255
+    for value, words in ((np.nan, "nan"), (np.inf, "inf"), (-1, "-1"), (300, "300")):
+        with pytest.raises(ValueError, match=f"its values run from .*{words}"):
+            saved(np.full((2, 2), value, np.float32), tmp_path / "bad.tif")
+
+
+def test_transparent_parts_are_white(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (8, 6, 4), dtype=np.uint8)
+    alpha = colours[..., 3:] / 255
+    shown = np.asarray(saved(colours, tmp_path / "alpha.png"))
+    assert np.abs(shown - (colours[..., :3] * alpha + 255 * (1 - alpha))).max() <= 1
+    palette = Image.fromarray(colours[..., :3]).quantize(16)
+    palette.save(tmp_path / "palette.png", transparency=palette.getpixel((0, 0)))
+    assert classify.to_rgb(classify.read_picture(tmp_path / "palette.png")).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_what_cannot_be_shown_or_resized_is_refused():
+    with pytest.raises(ValueError, match="its mode La cannot be shown"):
+        classify.imagenet_input(Image.new("La", (5, 5)))
+    with pytest.raises(ValueError, match="1 x 9000000 pixels are too thin a strip"):
+        classify.imagenet_input(Image.new("L", (1, 9_000_000)))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK"])

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and that a mistake ends in one sentence."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -94,18 +95,66 @@ def test_a_digit_is_classified(tmp_path):
     assert len(lines) == 4
 
 
+@pytest.fixture
+def digit_folder(tmp_path):
+    pytest.importorskip("PIL")
+    digits = pytest.importorskip("sklearn") and train_module.load_digits()
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for name, index in (("b.png", 0), ("a.png", 1)):
+        demo_module.save_digit(digits.held_out_images[index : index + 1], folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    safetensors.torch.save_file(lenet5().state_dict(), tmp_path / "lenet5.safetensors")
+    return folder
+
+
+def test_a_folder_standard_input_and_a_broken_file_are_classified_together(digit_folder, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((digit_folder / "a.png").read_bytes()[:70])
+    options = ("--model", "lenet5", "--weights", tmp_path / "lenet5.safetensors", "--top", 2)
+    arguments = [str(word) for word in ("classify", digit_folder, broken, "-", *options, "--format", "json")]
+    result = runner.invoke(app, arguments, input=(digit_folder / "b.png").read_bytes())
+    assert result.exit_code == 1  # one picture failed
+    assert "broken.png" in result.stderr
+    rows = json.loads(result.stdout)
+    assert [row["picture"] for row in rows] == [
+        str(digit_folder / "a.png"), str(digit_folder / "b.png"), str(broken), "<stdin>"
+    ]  # fmt: skip
+    assert [len(row.get("guesses", ())) for row in rows] == [2, 2, 0, 2]
+    assert rows[3]["guesses"] == rows[1]["guesses"]
+    assert set(rows[0]["guesses"][0]) == {"number", "name", "score"}
+    assert "cannot read" in rows[2]["error"]
+
+    lines = list(csv.DictReader(run("classify", digit_folder, *options, "--format", "csv").stdout.splitlines()))
+    assert [(line["picture"], line["rank"]) for line in lines] == [
+        (str(digit_folder / name), rank) for name in ("a.png", "b.png") for rank in ("1", "2")
+    ]
+    assert float(lines[0]["score"]) == rows[0]["guesses"][0]["score"]
+    table = run("classify", digit_folder, *options).output
+    assert table.count("distance") == 2
+    assert "a.png" in table
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    pytest.importorskip("PIL")
+    (tmp_path / "empty").mkdir()
+    options = ("--model", "lenet5", "--weights", tmp_path / "w.safetensors")
+    assert "holds no file that ends like a picture" in refused("classify", tmp_path / "empty", *options)
+
+
 def test_classifying_refuses_in_a_sentence(tmp_path):
     pytest.importorskip("PIL")
     picture = tmp_path / "picture.png"
     picture.write_text("no picture")
     weights = tmp_path / "weights.safetensors"
-    weights.write_text("no weights")
+    safetensors.torch.save_file(lenet5().state_dict(), weights)
     options = ("--model", "lenet5", "--weights", weights)
     assert "cannot read" in refused("classify", tmp_path / "missing.png", *options)
     assert "is not a picture" in refused("classify", picture, *options)
     __import__("PIL.Image").Image.new("L", (9, 9)).save(picture)
-    assert "weights: cannot read" in refused("classify", picture, *options)
     assert "unknown model 'resnet51'" in refused("classify", picture, "--model", "resnet51", "--weights", weights)
+    weights.write_text("no weights")
+    assert "weights: cannot read" in refused("classify", picture, *options)
 
 
 def test_the_demo_refuses_in_a_sentence(monkeypatch, tmp_path):
