@@ -8,8 +8,10 @@ set(FASTCNN_CPU_SOURCES
   ops/conv2d/conv2d_cpu.cpp
   ops/layout/layout_cpu.cpp
   plan/plan.cpp
-  python/call.cpp)
+  python/call.cpp
+  python/fingerprints.cpp)
 set(FASTCNN_ISA_SOURCES
+  cpu/fingerprint.cpp
   ops/add_relu/add_relu_cpu.cpp
   ops/concat/concat_cpu.cpp
   ops/conv2d/direct_cpu.cpp

@@ -9,20 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "python/fingerprints.h"
+#include "python/tensor.h"
+
 namespace fastcnn::python {
 namespace {
 
-struct DLTensor {
-  void* data;
-  int32_t device_type, device_id;
-  int32_t ndim;
-  uint8_t type_code, type_bits;
-  uint16_t type_lanes;
-  int64_t *shape, *strides;
-  uint64_t byte_offset;
-};
-
-constexpr int32_t kCpu = 1;
 constexpr uint8_t kComplex = 5;
 
 struct DLManagedTensor {
@@ -48,9 +40,25 @@ PyTypeObject *tensor_type = nullptr, *parameter_type = nullptr;
 
 PyObject *data_ptr_name, *is_neg_name, *requires_grad_name, *current_level_name, *new_empty_strided_name;
 
+}  // namespace
+
 bool is_tensor(PyObject* object) {
   return Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type;
 }
+
+bool read(PyObject* object, DLTensor* tensor) {
+  *tensor = {};
+  if (object == Py_None) return true;
+  if (table && is_tensor(object)) return table->read(object, tensor) == 0;
+  PyObject* address =
+      PyLong_Check(object) ? Py_NewRef(object) : PyObject_CallMethodNoArgs(object, data_ptr_name);
+  if (!address) return false;
+  tensor->data = PyLong_AsVoidPtr(address);
+  Py_DECREF(address);
+  return tensor->data || !PyErr_Occurred();
+}
+
+namespace {
 
 struct Bound {
   Py_ssize_t inputs;
@@ -64,21 +72,6 @@ struct Call {
   vectorcallfunc vectorcall;
   Bound* bound;
 };
-
-// False with a Python error. Fills `tensor` where the table can read the object, else its data alone.
-bool read(PyObject* object, DLTensor* tensor) {
-  *tensor = {};
-  if (object == Py_None) return true;
-  if (table && is_tensor(object)) return table->read(object, tensor) == 0;
-  PyObject* address =
-      PyLong_Check(object) ? Py_NewRef(object) : PyObject_CallMethodNoArgs(object, data_ptr_name);
-  if (!address) return false;
-  tensor->data = PyLong_AsVoidPtr(address);
-  Py_DECREF(address);
-  return tensor->data || !PyErr_Occurred();
-}
-
-void* address_of(const DLTensor& tensor) { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
 
 // An output in one block of memory: this, then the elements, at a multiple of 64 bytes as torch has them.
 struct Output {
@@ -326,6 +319,8 @@ PyCFunction fast(F* function) {
 PyMethodDef functions[] = {{"attach", attach, METH_VARARGS, nullptr},
                            {"describe", fast(describe), METH_FASTCALL, nullptr},
                            {"recall", fast(recall), METH_FASTCALL, nullptr},
+                           {"fingerprints", fingerprints, METH_O, nullptr},
+                           {"memory_fingerprint", memory_fingerprint, METH_VARARGS, nullptr},
                            {}};
 
 }  // namespace
