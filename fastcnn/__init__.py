@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastcnn import functional, models, nn
 from fastcnn.dispatch import Explanation, Unsupported, explain, use_backend
 from fastcnn.ops.conv2d.cpu import set_winograd_tolerance
-from fastcnn.ops.packing import clear_packed
+from fastcnn.ops.packing import clear_packed, refresh
 from fastcnn.optimize import optimize
 
 try:
@@ -23,6 +23,7 @@ __all__ = [
     "models",
     "nn",
     "optimize",
+    "refresh",
     "set_winograd_tolerance",
     "use_backend",
 ]

@@ -110,7 +110,7 @@ class Inception(torch.nn.Module):
         *reduced, out1, out3, out5, out_pool = wide.split(widths, dim=1)
         if merged:
             first = sum(widths[:3])
-            weight, bias = joined([conv.weight for conv in entry]), joined([conv.bias for conv in entry])
+            weight, bias = joined(tuple(conv.weight for conv in entry)), joined(tuple(conv.bias for conv in entry))
             F.conv2d(input, weight, bias, activation="relu", out=wide[:, :first])
         else:
             self.branch1(input, out=out1)

@@ -269,8 +269,10 @@ class Operator(Selector):
         return result if out is None else out.copy_(result)
 
     def run(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
-        """Runs the operator by the chosen kernel, without autograd."""
-        return self._runner(self._key(tensors, params, out), tensors, params, out)(*tensors, out)
+        """Runs the operator by the chosen kernel, without autograd; a gradient may have been asked for above."""
+        from fastcnn.ops.packing import changing  # itself made of operators
+
+        return changing.run(self._runner(self._key(tensors, params, out), tensors, params, out), *tensors, out)
 
     def _runner(
         self, key: Any, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None
@@ -418,12 +420,13 @@ def _describe_in_python(tensors: tuple[Tensor | None, ...], out: Tensor | None) 
 
 # Without the extension, or DLPack's table of functions in torch (2.10), every call takes the long way.
 _describe, _recall = _describe_in_python, lambda *call: None
-if native.extension is not None and native.extension.attach(
+ATTACHED: bool = native.extension is not None and native.extension.attach(
     Tensor, torch.nn.Parameter,
     (_profiler_enabled, *_OBSERVERS), torch.is_grad_enabled, forward_ad,
     _recorders, _local_backend, _global_backend, torch.get_num_threads,
-):  # fmt: skip
-    _describe, _recall = native.extension.describe, native.extension.recall
+)  # fmt: skip
+if ATTACHED:
+    _describe, _recall = native.extension.describe, native.extension.recall  # type: ignore[union-attr]
 
 
 def explain(fn_or_module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -140,10 +140,10 @@ def test_packed_weights_die_with_the_weight():
     weight = torch.randn(5, 8, 3, 3)
     functional.conv2d(torch.randn(2, 8, 9, 7), weight)
     functional.conv2d(torch.randn(1, 8, 5, 5), weight)  # another size shares the packed form
-    assert len(packing._packed) == 1
+    assert len(packing._kept) == 1
     del weight
     gc.collect()
-    assert len(packing._packed) == 0
+    assert len(packing._kept) == 0
 
 
 def test_packed_weights_of_a_temporary_are_freed():
@@ -152,7 +152,7 @@ def test_packed_weights_of_a_temporary_are_freed():
     for _ in range(5):
         functional.conv2d(input, torch.randn(4, 4, 3, 3))
     gc.collect()
-    assert len(packing._packed) == 0
+    assert len(packing._kept) == 0
 
 
 def test_an_inference_tensor_as_weight():

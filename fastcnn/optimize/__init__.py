@@ -59,30 +59,28 @@ def optimize(model: nn.Module, *, report: bool = False, cuda_graphs: bool = True
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model is {type(model).__name__}; a torch.nn.Module is needed")
-    optimized = _optimize(eval_copy(model), model, Options(cuda_graphs, prepack), alone=True)
+    options = Options(cuda_graphs, prepack)
+    optimized = _optimize(eval_copy(model), options, alone=True)
+    optimized.follow(model, lambda: _optimize(eval_copy(model), options, alone=True))
     if report:
         print(explain(optimized))
     return optimized
 
 
-def _optimize(copied: nn.Module, given: nn.Module, options: Options, alone: bool) -> nn.Module:
-    """Rewrites what `eval_copy` made of the given module; where tracing cannot follow it, the modules in it."""
+def _optimize(copied: nn.Module, options: Options, alone: bool) -> Optimized | PerLayer:
+    """Rewrites what `eval_copy` made of a module; where tracing cannot follow it, the modules in it."""
     try:
         network = capture(copied)
         for rewrite in PASSES:
             rewrite(network)
         network.drop_unused()
-        return Optimized(network, options, alone, given)
+        return Optimized(network, options, alone)
     except Exception as error:
         # User code may raise anything when it meets a tensor without data.
         reason = f"{type(copied).__name__}: {error}"
         for path, module in _parts(copied):
             parent, _, name = path.rpartition(".")
-            setattr(
-                copied.get_submodule(parent),
-                name,
-                _optimize(module, given.get_submodule(path), options, alone=False),
-            )
+            setattr(copied.get_submodule(parent), name, _optimize(module, options, alone=False))
         return PerLayer(copied, reason)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from fastcnn.dispatch import current_backend
+from fastcnn.ops.packing import Fingerprints, slots
 from fastcnn.optimize import cuda_graphs, lower
 from fastcnn.optimize.fuse_conv_pool import fuse_conv_pool
 from fastcnn.optimize.network import Network, decode, encode
@@ -26,11 +28,53 @@ class Options(NamedTuple):
 
 
 class _Inference(nn.Module):
-    """What both forms share: eval mode only."""
+    """What both forms share: eval mode only, and following the given model's weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.training = False
+        self._lock = threading.RLock()
+        self._given: tuple[nn.Module, Callable[[], nn.Module]] | None = None
+        self._prints = Fingerprints(())
+
+    def follow(self, given: nn.Module, again: Callable[[], nn.Module]) -> None:
+        """From here on a change of the given model makes the next call take what `again()` makes of it."""
+        self._given = given, again  # in a tuple, so that it is no part of this module
+        self._prints = Fingerprints((*slots(self), *slots(given)))
+
+    def _unfollow(self) -> None:
+        """This module's tensors are its own now."""
+        self._given = None
+        self._prints = Fingerprints(slots(self))
+
+    def _renew(self) -> None:
+        """What was made from weights that have changed is made anew: from the given model, or from those kept here."""
+        with self._lock:
+            changed, own = self._prints.changed(), sum(1 for _ in slots(self))
+            if self._given is not None and any(i >= own for i in changed):
+                self.__fastcnn_refresh__()
+            elif changed:
+                self._forget()
+                self._prints.take()
+
+    def _adopt(self, other: Any) -> None:
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Drops everything made from the weights."""
+
+    def __fastcnn_refresh__(self) -> None:
+        with self._lock:
+            if self._given is None:
+                self._forget()
+                self._prints.take()
+                return
+            given, again = self._given
+            fresh = again()
+            if type(fresh) is not type(self):
+                raise RuntimeError("the given model has changed into one of another form; optimize it again")
+            self._adopt(fresh)
+            self.follow(given, again)
 
     def train(self, mode: bool = True) -> Any:
         if mode:
@@ -47,7 +91,7 @@ class Optimized(_Inference):
     # A program holds a few hundred small structs; the packed weights are shared by all.
     MAX_PROGRAMS = 64
 
-    def __init__(self, network: Network, options: Options, alone: bool, given: nn.Module | None = None) -> None:
+    def __init__(self, network: Network, options: Options, alone: bool) -> None:
         super().__init__()
         network.graph.lint()
         self.options = options
@@ -56,33 +100,21 @@ class Optimized(_Inference):
         self.network = fx.GraphModule(network.attributes, network.graph)
         self.fused = _labels(network)
         self._inputs = [node for node in network.graph.nodes if node.op == "placeholder"]
-        self._lock = threading.RLock()
-        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
-        self._forget()
-        if given is not None:
-            self._watch(given)
-
-    def _watch(self, given: nn.Module) -> None:
-        """Notices changes also of the given model's tensors that the passes copied, in folding for example."""
-        shared = {t.data_ptr() for t in self._counted}
-        for tensor in (*given.parameters(), *given.buffers()):
-            if tensor.is_floating_point() and not tensor.is_inference() and tensor.data_ptr() not in shared:
-                version = tensor.detach()
-                version.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)  # its counter, not its memory
-                self._counted.append(version)
-        self._version = self._current_version()
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget_and_unfollow())
+        self._forget_and_unfollow()
 
     def _forget(self) -> None:
-        """Drops everything made from the weights."""
         self._programs: OrderedDict[Any, Program | None] = OrderedDict()
         self._packed, self._arenas = lower.PackedWeights(self.options.prepack), Arenas()
         self._graphs = cuda_graphs.CudaGraphs()
-        tensors = (*self.network.parameters(), *self.network.buffers())
-        self._counted = [t for t in tensors if not t.is_inference()]
-        self._version = self._current_version()
 
-    def _current_version(self) -> int:
-        return sum([t._version for t in self._counted])
+    def _forget_and_unfollow(self) -> None:
+        self._forget()
+        self._unfollow()
+
+    def _adopt(self, other: Optimized) -> None:
+        self.network, self.fused, self._inputs = other.network, other.fused, other._inputs
+        self._forget()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -90,10 +122,8 @@ class Optimized(_Inference):
         inputs = self._bind(args, kwargs) if kwargs or len(args) != len(self._inputs) else args
         if inputs is None or not _is_plain_inference(inputs):
             return self.network(*args, **kwargs)
-        if self._current_version() != self._version:
-            raise RuntimeError(
-                "the weights were changed in place after optimize, in the given model or here; optimize the model again"
-            )
+        if self._prints.changed():
+            self._renew()
         program = self.program(*inputs)
         if program is None:
             return self.network(*args, **kwargs)
@@ -143,7 +173,7 @@ class Optimized(_Inference):
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._apply(*args, **kwargs)
-        self._forget()
+        self._forget_and_unfollow()
         return result
 
     def __reduce__(self) -> Any:
@@ -174,7 +204,20 @@ class PerLayer(_Inference):
         super().__init__()
         self.module, self.reason = module, reason
 
+    def __reduce__(self) -> Any:
+        return PerLayer, (self.module, self.reason)
+
+    def _adopt(self, other: PerLayer) -> None:
+        self.module, self.reason = other.module, other.reason
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._apply(*args, **kwargs)
+        self._unfollow()
+        return result
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self._given is not None and not torch.compiler.is_compiling() and self._prints.changed():
+            self._renew()
         return self.module(*args, **kwargs)
 
     def __fastcnn_explain__(self, *args: Any, **kwargs: Any) -> Report:

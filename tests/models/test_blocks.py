@@ -99,15 +99,15 @@ def test_inception_joins_its_weights_once(monkeypatch: pytest.MonkeyPatch) -> No
     with torch.inference_mode():
         block(x)
         assert len(packing._joined) == 2
-        packed = [entry[-1] for entry in packing._packed.values()]
+        packed = [entry.packed for entry in packing._kept.values()]
         monkeypatch.setattr(torch, "cat", None)
         block(x)
-        assert all(a is entry[-1] for a, entry in zip(packed, packing._packed.values(), strict=True))
+        assert all(a is entry.packed for a, entry in zip(packed, packing._kept.values(), strict=True))
     monkeypatch.undo()
     del block
     gc.collect()
     assert not packing._joined
-    assert not packing._packed
+    assert not packing._kept
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

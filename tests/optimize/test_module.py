@@ -86,7 +86,7 @@ def test_train_is_refused(optimized):
 
 
 @pytest.mark.parametrize("name", ["0.weight", "0.bias", "1.running_var", "1.weight", "4.weight", "8.bias"])
-def test_changed_weights_are_refused(model, x, name):
+def test_changed_weights_are_followed(model, x, name):
     """Shared ones, and those that batch normalisation was folded into."""
     model = copy.deepcopy(model)
     optimized = fastcnn.optimize(model)
@@ -94,8 +94,7 @@ def test_changed_weights_are_refused(model, x, name):
     expected = optimized(x)
     with torch.no_grad():
         model.state_dict()[name].add_(1)
-    with pytest.raises(RuntimeError, match="changed in place after optimize"):
-        optimized(x)
+    torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)
     assert torch.equal(copied(x), expected), "a copy has weights of its own"
     torch.testing.assert_close(moved(x.double()), expected.double(), rtol=1e-4, atol=1e-5)
     again = fastcnn.optimize(model)
@@ -103,30 +102,14 @@ def test_changed_weights_are_refused(model, x, name):
     assert not torch.equal(again(x), expected), "the given model may go"
 
 
-def test_changed_weights_are_refused_here_and_layer_by_layer(optimized, x):
-    optimized(x)
-    for tensor in optimized.to(torch.float32).half().state_dict().values():
-        tensor.add_(1)
-    with pytest.raises(RuntimeError, match="changed in place after optimize"):
-        optimized(x.half())
-
-    class Branching(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(2)])
-
-        def forward(self, x):
-            return self.blocks[int(x.mean() > 0)](x)
-
-    net = Branching().eval()
-    optimized, x = fastcnn.optimize(net), torch.ones(1, 3, 8, 8)
-    optimized(x)
-    net.blocks[0][0].weight.data.add_(1)  # goes round the version counter, as it goes round autograd
-    optimized(-x)
-    with torch.no_grad():
-        net.blocks[1][0].weight.add_(1)
-    with pytest.raises(RuntimeError, match="changed in place after optimize"):
-        optimized(x)
+def test_weights_changed_in_a_copy_of_the_optimized_network(optimized, x):
+    optimized = copy.deepcopy(optimized)
+    before = optimized(x)
+    for tensor in optimized.state_dict().values():
+        tensor.mul_(2)
+    expected = copy.deepcopy(optimized)(x)
+    assert torch.equal(optimized(x), expected)
+    assert not torch.equal(expected, before)
 
 
 def test_model_in_training_mode_is_optimized_for_evaluation(model, x):

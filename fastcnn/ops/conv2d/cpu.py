@@ -11,7 +11,7 @@ from fastcnn import native
 from fastcnn.dispatch import OPERATORS, Candidate, Runner
 from fastcnn.ops import checks, layout, native_cpu
 from fastcnn.ops.conv2d.contract import Conv2dProblem
-from fastcnn.ops.packing import packed
+from fastcnn.ops.packing import kept
 
 
 def native_problem(problem: Conv2dProblem) -> Any:
@@ -53,7 +53,12 @@ def _candidate(algorithm: str) -> Candidate:
     def prepare(problem: Conv2dProblem) -> Runner:
         kernel = native.library().cpu.Conv2d(native_problem(problem), algorithm)
         shape = problem.output_shape
-        bound = kernel.bound(problem.threads, (shape, layout.strides(shape)))
+        output, forms = (shape, layout.strides(shape)), native.library().cpu.WeightForm
+        bound = kernel.bound(problem.threads, output)
+        # Weights that are not kept are packed on the way, in memory that the thread keeps.
+        packing = {
+            form: kernel.bound(problem.threads, output, form) for form in (forms.contiguous, forms.channels_last)
+        }
         in_place = problem.in_place and (not problem.has_bias or problem.dtype is torch.float32)
         # What the packed form depends on, beside the weight's own shape: batch and image sizes share it.
         pack_key = (algorithm, native.library().cpu.isa(), problem.groups)
@@ -71,7 +76,11 @@ def _candidate(algorithm: str) -> Candidate:
                 input = layout.channels_last(input)
                 residual = None if residual is None else layout.channels_last(residual)
                 bias = None if bias is None else native_cpu.float32(bias)
-            return bound(input, packed(weight, pack_key, pack), bias, residual, out)
+            weights = kept(weight, pack_key, pack)
+            if weights is not None:
+                return bound(input, weights, bias, residual, out)
+            weights, form = source_of(weight)
+            return packing[form](input, weights, bias, residual, out)
 
         return run
 
