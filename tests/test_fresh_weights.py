@@ -257,8 +257,11 @@ def test_another_process_writes_into_shared_memory(inference, tmp_path):
     path.write_bytes(weight.detach().numpy().tobytes())
     weight.data = torch.from_file(str(path), shared=True, size=weight.numel()).view_as(weight)
     inference.is_fresh(changes=False)
-    code = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); h = len(m) // 2; m[:] = m[h:] + m[:h]"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    halves_exchanged = (
+        "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); "
+        "h = len(m) // 2; m[:] = m[h:] + m[:h]"
+    )
+    subprocess.run([sys.executable, "-c", halves_exchanged, str(path)], check=True)
     inference.is_fresh()
 
 
