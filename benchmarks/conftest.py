@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastcnn.report import measure, results, roofline, suite
-from fastcnn.report.cases import Case
-from fastcnn.report.measure import Measurement
-from fastcnn.report.peers import Missing
+from fastcnn.workbench.report import measure, results, roofline, suite
+from fastcnn.workbench.report.cases import Case
+from fastcnn.workbench.report.measure import Measurement
+from fastcnn.workbench.report.peers import Missing
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

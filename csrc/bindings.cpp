@@ -40,7 +40,7 @@ using namespace fastcnn;
 
 namespace {
 
-// Fields are zero until Python sets them; fastcnn/native.py fills each struct from a problem of the same
+// Fields are zero until Python sets them; fastcnn/core/native.py fills each struct from a problem of the same
 // names.
 void bind_problems(py::module_& m) {
   py::enum_<DType>(m, "DType")

@@ -3,9 +3,11 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from fastcnn import functional, models, nn
-from fastcnn.dispatch import Explanation, Unsupported, explain, use_backend
+from fastcnn.core.backend import use_backend
+from fastcnn.core.candidate import Unsupported
+from fastcnn.core.explain import Explanation, explain
+from fastcnn.core.packing import clear_packed, refresh
 from fastcnn.ops.conv2d.cpu import set_winograd_tolerance
-from fastcnn.ops.packing import clear_packed, refresh
 from fastcnn.optimize import optimize
 
 try:

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 import fastcnn
-from fastcnn import ledger, native
-from fastcnn.dispatch import SELECTORS
-from fastcnn.verify import verify as verify_kernels
+from fastcnn.core import ledger, native
+from fastcnn.core.selector import SELECTORS
+from fastcnn.workbench.verify.kernels import verify as verify_kernels
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Hand-written kernels for convolutional networks in PyTorch."
@@ -69,7 +69,7 @@ def demo(
     seconds: Annotated[float, typer.Option(min=0, help="Time spent on timing each network.")] = 8.0,
 ) -> None:
     """LeNet-5 learns to read; five networks run through PyTorch and fastcnn; pictures show both."""
-    from fastcnn import demo, train
+    from fastcnn.workbench import demo, train
 
     with _reported():
         demo.run(output, recipe=train.Recipe(epochs=epochs), seconds=seconds)
@@ -87,7 +87,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Decides the first weights, the order and the distortions.")] = 0,
 ) -> None:
     """Trains LeNet-5 on scikit-learn's handwritten digits and reports the accuracy on a held-out third."""
-    from fastcnn import demo, train
+    from fastcnn.workbench import demo, train
 
     with _reported():
         if output.suffix != ".safetensors":
@@ -119,7 +119,7 @@ def classify(
     format: Annotated[Format, typer.Option(help="A table for people, JSON or CSV for programs.")] = Format.table,
 ) -> None:
     """The likeliest classes of pictures, by your weights. A picture that fails does not keep the others from theirs."""
-    from fastcnn import classify
+    from fastcnn.workbench import classify
 
     with _reported():
         files = classify.find_pictures([name for name in pictures if name != "-"])
@@ -208,7 +208,7 @@ def bench(
     update: Annotated[bool, typer.Option("--update", help="Keep the other cases of the result file.")] = False,
 ) -> None:
     """Times a part of the suite against PyTorch and the installed peers, after checking every result."""
-    from fastcnn.report import commands
+    from fastcnn.workbench.report import commands
 
     with _reported():
         commands.bench(
@@ -228,7 +228,7 @@ def report(
     ] = False,
 ) -> None:
     """Turns result files into one HTML page and plots, or fills in the documentation's figures."""
-    from fastcnn.report import commands, docs
+    from fastcnn.workbench.report import commands, docs
 
     with _reported():
         if write_docs:
@@ -248,7 +248,7 @@ def claims(
     seconds: Annotated[float, typer.Option(min=0, help="Time each contender of a row this long.")] = 0.5,
 ) -> None:
     """Measures eight claims of the networks' papers and says which hold here."""
-    from fastcnn.claims import command
+    from fastcnn.workbench.claims import command
 
     with _reported():
         command.run(console, only=only, seconds=seconds, output=output)
@@ -266,8 +266,9 @@ def tune(
     output: Annotated[Path | None, typer.Option(help="GPU: the file to write, or a folder; the user's cache.")] = None,
 ) -> None:
     """Times every candidate of every layer: on a GPU the fastest is remembered, on a CPU the rule is checked."""
-    from fastcnn import tune, tune_gpu
-    from fastcnn.report import commands, suite, timing
+    from fastcnn.workbench.report import commands, suite, timing
+    from fastcnn.workbench.tune import gpu as tune_gpu
+    from fastcnn.workbench.tune import rules as tune
 
     with _reported():
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -302,11 +303,11 @@ def _print_compile_table(archs: list[int], every: bool, only: str) -> None:
     if importlib.util.find_spec("triton") is None:
         console.print("kernels --compile: triton is not installed")
         raise typer.Exit(1)
-    from fastcnn.ops import triton_compile
+    from fastcnn.workbench.verify import triton_sweep
 
-    rows = triton_compile.compile_table(archs, every=every, only=only)
-    table = Table(*triton_compile.COLUMNS, title="Triton kernels, compiled, not run", title_justify="left")
-    for row in triton_compile.table_rows(rows):
+    rows = triton_sweep.compile_table(archs, every=every, only=only)
+    table = Table(*triton_sweep.COLUMNS, title="Triton kernels, compiled, not run", title_justify="left")
+    for row in triton_sweep.table_rows(rows):
         table.add_row(*row)
     Console(width=max(180, console.width)).print(table)
     failed = sum(row.facts is None for row in rows)

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from fastcnn import ops
-from fastcnn.dispatch import call_definition
-from fastcnn.ops import checks
+from fastcnn.core import checks
+from fastcnn.core.operator import call_definition
 
 __all__ = [
     "adaptive_avg_pool2d",

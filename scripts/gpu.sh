@@ -105,12 +105,12 @@ parity() {
 # package's.
 ledger() {
   local op
-  for op in $("$PYTHON" -c 'import fastcnn.functional, fastcnn.dispatch; print(*fastcnn.dispatch.SELECTORS)'); do
+  for op in $("$PYTHON" -c 'import fastcnn; print(*fastcnn.core.selector.SELECTORS)'); do
     run "ledger: $op" 90 "$PYTHON" -m fastcnn verify --only "$op."
   done
   run "ledger" 30 "$PYTHON" -c '
 import shutil, sys
-from fastcnn import ledger
+from fastcnn.core import ledger
 if ledger.USER_PATH.exists():
     ledger.write(ledger.PATH, ledger.read(ledger.USER_PATH))
 shutil.copy(ledger.PATH, sys.argv[1])' "$OUT/ledger.json"
@@ -142,7 +142,7 @@ tune() {
     --most 6 --seconds 0.02
   run "tuning file" 30 "$PYTHON" -c '
 import shutil, sys, torch
-from fastcnn import tuned
+from fastcnn.core import tuned
 shutil.copy(tuned.USER / tuned.file_name(torch.cuda.get_device_name()), sys.argv[1])' "$OUT"
 }
 
@@ -151,7 +151,7 @@ bench() {
   local common=(--device cuda --batches 1,32)
   run "ceilings" 60 "$PYTHON" -c '
 import json, sys
-from fastcnn.report import roofline
+from fastcnn.workbench.report import roofline
 found = roofline.measure("cuda", ("float32", "float16", "bfloat16")).to_json()
 print(json.dumps(found, indent=1)); json.dump(found, open(sys.argv[1], "w"), indent=1)' "$OUT/ceilings.json"
   run "bench: networks" 200 "$PYTHON" -m fastcnn bench "${common[@]}" --kinds network \

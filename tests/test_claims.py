@@ -10,9 +10,11 @@ from torch import nn
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from fastcnn import train
 from fastcnn.__main__ import app
-from fastcnn.claims import (
+from fastcnn.nn import Inception
+from fastcnn.optimize import Optimized
+from fastcnn.workbench import train
+from fastcnn.workbench.claims import (
     CLAIMS,
     activation,
     command,
@@ -28,12 +30,10 @@ from fastcnn.claims import (
     stacked,
     two_devices,
 )
-from fastcnn.claims.common import Claim, Found, Part, verdict
-from fastcnn.nn import Inception
-from fastcnn.optimize import Optimized
-from fastcnn.report import docs, memory
-from fastcnn.report.measure import WrongResult
-from fastcnn.report.timing import Effort
+from fastcnn.workbench.claims.common import Claim, Found, Part, verdict
+from fastcnn.workbench.report import docs, memory
+from fastcnn.workbench.report.measure import WrongResult
+from fastcnn.workbench.report.timing import Effort
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "results" / "claims").glob("*.json"))

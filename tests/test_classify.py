@@ -10,8 +10,8 @@ import torch
 from torch.testing import assert_close
 from torchvision_cpu import models as torchvision_models
 
-from fastcnn import classify, demo, train
 from fastcnn.models import lenet5, resnet20_cifar
+from fastcnn.workbench import classify, demo, train
 
 Image = pytest.importorskip("PIL.Image")
 np = pytest.importorskip("numpy")

@@ -10,11 +10,11 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
-from fastcnn import demo as demo_module
-from fastcnn import train as train_module
 from fastcnn.__main__ import app
-from fastcnn.dispatch import SELECTORS
+from fastcnn.core.selector import SELECTORS
 from fastcnn.models import lenet5
+from fastcnn.workbench import demo as demo_module
+from fastcnn.workbench import train as train_module
 
 runner = CliRunner()
 
@@ -160,6 +160,6 @@ def test_classifying_refuses_in_a_sentence(tmp_path):
 def test_the_demo_refuses_in_a_sentence(monkeypatch, tmp_path):
     pytest.importorskip("sklearn")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "fastcnn.figures", raising=False)
-    monkeypatch.delattr("fastcnn.figures", raising=False)
+    monkeypatch.delitem(sys.modules, "fastcnn.workbench.figures", raising=False)
+    monkeypatch.delattr("fastcnn.workbench.figures", raising=False)
     assert "pip install 'fastcnn[demo]'" in refused("demo", "--output", tmp_path)

@@ -8,9 +8,9 @@ from rich.console import Console
 from torch import nn
 
 import fastcnn
-from fastcnn import demo, train
 from fastcnn.models import lenet5, resnet20_cifar
-from fastcnn.report.timing import Samples
+from fastcnn.workbench import demo, train
+from fastcnn.workbench.report.timing import Samples
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("sklearn")

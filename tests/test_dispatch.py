@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 import fastcnn
-from fastcnn import functional, native, ops
-from fastcnn.dispatch import BACKENDS, current_backend
-from fastcnn.ops import packing
+from fastcnn import functional, ops
+from fastcnn.core import native, packing
+from fastcnn.core.backend import BACKENDS, current_backend
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_an_unknown_backend_is_refused(name):
 
 
 def test_the_environment_sets_the_backend():
-    code = "import fastcnn; from fastcnn.dispatch import current_backend; print(current_backend())"
+    code = "import fastcnn; from fastcnn.core.backend import current_backend; print(current_backend())"
 
     def run(backend):
         return subprocess.run(
@@ -117,7 +117,7 @@ def test_explain_shows_every_candidate(conv):
 
 
 def test_each_operator_ends_with_the_reference():
-    for operator in fastcnn.dispatch.OPERATORS.values():
+    for operator in fastcnn.core.operator.OPERATORS.values():
         assert operator.candidates[-1].backend == "reference"
         assert {c.backend for c in operator.candidates} <= set(BACKENDS)
 

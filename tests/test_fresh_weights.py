@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastcnn
-from fastcnn.ops import packing
+from fastcnn.core import packing
 
 
 class Layers(nn.Module):

@@ -9,10 +9,11 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
-from fastcnn import demo, ledger, train
 from fastcnn.__main__ import app
-from fastcnn.dispatch import SELECTORS
+from fastcnn.core import ledger
+from fastcnn.core.selector import SELECTORS
 from fastcnn.models import resnet50
+from fastcnn.workbench import demo, train
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

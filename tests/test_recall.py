@@ -12,7 +12,9 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastcnn
-from fastcnn import dispatch, functional, ops
+from fastcnn import functional, ops
+from fastcnn.core.operator import OPERATORS
+from fastcnn.core.recall import describe_in_python
 
 CL = torch.channels_last
 
@@ -47,12 +49,12 @@ CALLS = {
 def way(request, monkeypatch):
     """How calls are recognised: with a torch that has DLPack's table of functions, and without."""
     if request.param == "python":
-        monkeypatch.setattr(dispatch, "_describe", dispatch._describe_in_python)
-        monkeypatch.setattr(dispatch, "_recall", lambda *call: None)
-    for operator in dispatch.OPERATORS.values():
+        monkeypatch.setattr("fastcnn.core.selector.describe", describe_in_python)
+        monkeypatch.setattr("fastcnn.core.operator.recall", lambda *call: None)
+    for operator in OPERATORS.values():
         operator.forget()
     yield request.param
-    for operator in dispatch.OPERATORS.values():
+    for operator in OPERATORS.values():
         operator.forget()
 
 
@@ -64,10 +66,10 @@ def unprepared(*arguments):
 def test_a_call_like_one_before_is_not_checked_again(name, way, monkeypatch):
     ours, theirs, arguments = CALLS[name]
     first = ours(*arguments)
-    monkeypatch.setattr(dispatch.OPERATORS[name], "infer", unprepared)
-    monkeypatch.setattr(dispatch.OPERATORS[name], "normalise", unprepared)
+    monkeypatch.setattr(OPERATORS[name], "infer", unprepared)
+    monkeypatch.setattr(OPERATORS[name], "normalise", unprepared)
     if way == "extension":
-        monkeypatch.setattr(dispatch.OPERATORS[name], "run", unprepared)
+        monkeypatch.setattr(OPERATORS[name], "run", unprepared)
     again = ours(*arguments)
     torch.testing.assert_close(first, theirs(*arguments), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(again, first, rtol=0, atol=0)

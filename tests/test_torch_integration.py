@@ -30,7 +30,7 @@ def r(*shape, g):
 
 
 def test_every_operator_has_a_sample():
-    from fastcnn.dispatch import OPERATORS
+    from fastcnn.core.operator import OPERATORS
 
     assert set(SAMPLES) == set(OPERATORS)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fastcnn import train
+from fastcnn.workbench import train
 
 datasets = pytest.importorskip("sklearn.datasets")
 

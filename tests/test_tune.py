@@ -7,9 +7,10 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fastcnn import __main__, explain, tune
+from fastcnn import __main__, explain
 from fastcnn.ops.conv2d import cpu
-from fastcnn.report import timing
+from fastcnn.workbench.report import timing
+from fastcnn.workbench.tune import rules as tune
 
 EFFORT = timing.Effort(seconds=0.001, blocks=1, least_samples=2, pause=0, warm_up=0)
 

@@ -8,9 +8,11 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fastcnn import __main__, tune_gpu, tuned
-from fastcnn.report import timing
-from fastcnn.report.cases import TINY, Case
+from fastcnn import __main__
+from fastcnn.core import tuned
+from fastcnn.workbench.report import timing
+from fastcnn.workbench.report.cases import TINY, Case
+from fastcnn.workbench.tune import gpu as tune_gpu
 
 LINEAR, CONV = (Case("op", call.function, f"tiny {call.function}", call=call, batch=3) for call in TINY[2:])
 MICROSECONDS = {"model": 10.0, "equal": 9.9, "faster": 8.0, "wrong": 1.0, "failing": 1.0}

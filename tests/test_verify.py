@@ -5,10 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from fastcnn import ledger, ops
-from fastcnn.dispatch import OPERATORS, SELECTORS, use_backend
-from fastcnn.ops import cuda_backend
-from fastcnn.verify import CASES, verify, verify_one
+from fastcnn import ops
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.core import ledger
+from fastcnn.core.backend import use_backend
+from fastcnn.core.operator import OPERATORS
+from fastcnn.core.selector import SELECTORS
+from fastcnn.workbench.verify.kernels import CASES, verify, verify_one
 
 CPU = torch.device("cpu")
 

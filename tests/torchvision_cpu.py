@@ -3,7 +3,7 @@
 from torchvision_cpu import models
 """
 
-from fastcnn.report.classifiers import torchvision_models
+from fastcnn.workbench.report.classifiers import torchvision_models
 
 models = torchvision_models()
 

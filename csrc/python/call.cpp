@@ -181,7 +181,7 @@ PyTypeObject call_type = [] {
   return type;
 }();
 
-// What attach() was given, kept for good: what each call asks of torch and of fastcnn.dispatch.
+// What attach() was given, kept for good: what each call asks of torch and of fastcnn/core.
 struct {
   PyObject *observers, *grad_enabled, *forward_ad, *recorders, *local_backend, *global_backend, *num_threads;
 } attached;
@@ -262,7 +262,7 @@ PyObject* describe(PyObject*, PyObject* const* args, Py_ssize_t) {
   return described ? described : Py_NewRef(Py_None);
 }
 
-// dispatch.py's is_inference(), and no profiler.
+// recall.py's is_inference(), and no profiler.
 bool is_inference(PyObject* tensors) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(attached.observers); ++i)
     if (!Held(PyObject_CallNoArgs(PyTuple_GET_ITEM(attached.observers, i))).no()) return false;
@@ -276,7 +276,7 @@ bool is_inference(PyObject* tensors) {
   return true;
 }
 
-// The runner remembered under dispatch.py's Selector._key(); a new reference, or null, maybe with an error.
+// The runner remembered under selector.py's Selector._key(); a new reference, or null, maybe with an error.
 PyObject* remembered(PyObject* runners, PyObject* described, PyObject* tensors, PyObject* params,
                      PyObject* setting) {
   PyObject* backend = nullptr;

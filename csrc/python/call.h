@@ -16,10 +16,10 @@ namespace fastcnn::python {
 // may be served alike: their dtypes, devices, shapes and strides, as bytes. None where one of them is no
 // plain tensor but sparse, complex, lazily negated, without memory or a subclass other than Parameter.
 //
-// recall(runners, tensors, params, out, setting) -> the output of the runner that dispatch.py remembers for
+// recall(runners, tensors, params, out, setting) -> the output of the runner that selector.py remembers for
 // such a call in plain inference; None for any other call: that takes the long way.
 //
-// attach(...) -> whether the two serve with this torch. Called once, before them, by dispatch.py, which says
+// attach(...) -> whether the two serve with this torch. Called once, before them, by recall.py, which says
 // of what.
 int add_functions(PyObject* module);
 

@@ -8,9 +8,9 @@ from typing import NamedTuple, cast
 import torch
 
 from fastcnn import nn
-from fastcnn.blocks import ConvBNReLU, Inception
 from fastcnn.models._arguments import check_num_classes, check_variant
 from fastcnn.models._weights import PathLike, load_weights
+from fastcnn.nn.blocks import ConvBNReLU, Inception
 
 VARIANTS = ("paper", "torchvision")
 AUX_LOSS_WEIGHT = 0.3

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from fastcnn import nn
-from fastcnn.blocks import BasicBlock, Bottleneck
 from fastcnn.models._arguments import check_num_classes, check_variant
 from fastcnn.models._weights import PathLike, load_weights
+from fastcnn.nn.blocks import BasicBlock, Bottleneck
 
 Block = type[BasicBlock] | type[Bottleneck]
 

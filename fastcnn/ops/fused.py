@@ -13,8 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate, Operator, Runner, Selector, is_inference
-from fastcnn.ops import layout, reference
+from fastcnn.backends import reference
+from fastcnn.core import layout
+from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.operator import Operator
+from fastcnn.core.recall import is_inference
+from fastcnn.core.selector import Selector
 
 
 class FusedProblem(NamedTuple):

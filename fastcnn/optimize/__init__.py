@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fastcnn.dispatch import explain
+from fastcnn.core.explain import explain
 from fastcnn.optimize.canonicalise import canonicalise
 from fastcnn.optimize.capture import capture, eval_copy, has_hooks
 from fastcnn.optimize.fold_batch_norm import fold_batch_norm

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from fastcnn import native, ops
+from fastcnn import ops
+from fastcnn.core import native
+from fastcnn.core.plan import PlanBuilder, View
 from fastcnn.ops.add_relu.contract import AddReluProblem
 from fastcnn.ops.add_relu.cpu import native_problem as native_add_relu
 from fastcnn.ops.conv2d.cpu import native_problem as native_conv2d
@@ -24,7 +26,6 @@ from fastcnn.ops.pool.cpu import native_adaptive_avg_pool2d, native_pool2d
 from fastcnn.ops.subsample2d.cpu import native_problem as native_subsample2d
 from fastcnn.optimize import vocabulary as v
 from fastcnn.optimize.network import Node
-from fastcnn.plan import PlanBuilder, View
 
 CPU = torch.device("cpu")
 

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from fastcnn.dispatch import current_backend
-from fastcnn.ops.packing import Fingerprints, slots
+from fastcnn.core.backend import current_backend
+from fastcnn.core.packing import Fingerprints, slots
+from fastcnn.core.plan import Arenas
 from fastcnn.optimize import cuda_graphs, lower
 from fastcnn.optimize.fuse_conv_pool import fuse_conv_pool
 from fastcnn.optimize.network import Network, decode, encode
 from fastcnn.optimize.program import Program, Unknown
 from fastcnn.optimize.report import Report, Row
-from fastcnn.plan import Arenas
 
 
 class Options(NamedTuple):

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fastcnn import native
-from fastcnn.dispatch import current_backend
-from fastcnn.ops import layout
+from fastcnn.core import layout, native
+from fastcnn.core.backend import current_backend
+from fastcnn.core.plan import Arenas, Buffer, Plan, PlanBuilder, View
 from fastcnn.optimize import lower
 from fastcnn.optimize import vocabulary as v
 from fastcnn.optimize.network import Node
 from fastcnn.optimize.report import Row
-from fastcnn.plan import Arenas, Buffer, Plan, PlanBuilder, View
 
 
 class Unknown(Exception):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcnn import functional, ops
-from fastcnn.ops import activations
+from fastcnn.core import activations
 
 Pair = tuple[int, int]
 

@@ -45,8 +45,9 @@ def emulated_device(monkeypatch):
     """CPU tensors run by the CUDA candidates, on the emulator."""
     import harness
 
-    from fastcnn.dispatch import SELECTORS, use_backend
-    from fastcnn.ops import cuda_backend
+    from fastcnn.backends import cuda as cuda_backend
+    from fastcnn.core.backend import use_backend
+    from fastcnn.core.selector import SELECTORS
 
     runner = harness.Emulated()
     device = cuda_backend.Device("emulator", (9, 0), 4, 227 * 1024)

@@ -10,13 +10,15 @@ from torch import nn
 
 import fastcnn
 import fastcnn.functional
-from fastcnn import tune_gpu, tuned
-from fastcnn.dispatch import Unsupported, use_backend
-from fastcnn.ops import cuda_backend
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.core import tuned
+from fastcnn.core.backend import use_backend
+from fastcnn.core.candidate import Unsupported
 from fastcnn.ops.conv2d.cpu import native_problem
 from fastcnn.optimize import vocabulary as v
-from fastcnn.report.cases import Call, Case
-from fastcnn.report.measure import relative_error
+from fastcnn.workbench.report.cases import Call, Case
+from fastcnn.workbench.report.measure import relative_error
+from fastcnn.workbench.tune import gpu as tune_gpu
 
 pytestmark = pytest.mark.emulated
 
@@ -132,7 +134,7 @@ def test_a_failed_launch_is_reported_and_served_by_pytorch(emulated_device, monk
     x = torch.randn(1, 4, 2, 2)
     with pytest.raises(RuntimeError, match="lrn: out of memory"):
         fastcnn.functional.local_response_norm(x, 5)
-    operator = fastcnn.dispatch.OPERATORS["local_response_norm"]
+    operator = fastcnn.core.operator.OPERATORS["local_response_norm"]
     candidate = next(c for c in operator.candidates if c.backend == "cuda")
     problem = operator.infer((x, None), operator.normalise((x,), (5, 1e-4, 0.75, 1.0)))
     with use_backend("auto"):
@@ -147,7 +149,7 @@ def test_a_failed_launch_of_a_pair_is_served_by_pytorch(emulated_device, monkeyp
         raise RuntimeError("conv2d_max_pool2d: out of memory")
 
     monkeypatch.setattr(cuda_backend, "launch", fail)
-    pair = fastcnn.dispatch.SELECTORS["conv2d_max_pool2d"]
+    pair = fastcnn.core.selector.SELECTORS["conv2d_max_pool2d"]
     tensors = torch.randn(1, 3, 9, 9), torch.randn(4, 3, 3, 3), None, None
     params = pair.normalise(tensors, ((2, 1, 1, 1, "relu"), (2, 1, 0, 1, False)))
     with use_backend("auto"):
@@ -165,7 +167,7 @@ def test_a_demanded_backend_says_why_not():
 def test_every_operator_has_a_cuda_kernel():
     without = [
         name
-        for name, operator in fastcnn.dispatch.OPERATORS.items()
+        for name, operator in fastcnn.core.operator.OPERATORS.items()
         if not any(c.backend == "cuda" for c in operator.candidates)
     ]
     assert without == []

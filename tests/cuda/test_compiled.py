@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastcnn import native
+from fastcnn.core import native
 
 ROOT = Path(__file__).parents[2]
 

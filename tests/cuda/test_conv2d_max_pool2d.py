@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from harness import assert_parity, pixels, problem, surroundings_untouched
 from test_conv2d import DEVICE, round_to_tf32
 
-from fastcnn.ops import activations
+from fastcnn.core import activations
 from fastcnn.ops.conv2d_max_pool2d.cuda import pack_weight
 
 NAN, INF = float("nan"), float("inf")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import fastcnn.functional as f
-from fastcnn.dispatch import use_backend
-from fastcnn.verify import kernel_name, kernels, verify_one
+from fastcnn.core.backend import use_backend
+from fastcnn.workbench.verify.kernels import kernel_name, kernels, verify_one
 
 pytestmark = pytest.mark.gpu
 

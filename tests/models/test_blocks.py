@@ -7,8 +7,9 @@ import torch
 from model_helpers import random_state, relative_error
 
 import fastcnn
-from fastcnn import blocks, nn
-from fastcnn.ops import layout, packing
+from fastcnn import nn
+from fastcnn.core import layout, packing
+from fastcnn.nn import blocks
 
 
 def settled(module: torch.nn.Module) -> torch.nn.Module:

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from model_helpers import TOLERANCES, on_meta, randomised, relative_error
 
-from fastcnn.distributed import TwoDeviceAlexNet
+from fastcnn.models.two_devices import TwoDeviceAlexNet
 
 
 def half_of(tensor: torch.Tensor, rank: int) -> torch.Tensor:

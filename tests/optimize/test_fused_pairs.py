@@ -9,7 +9,9 @@ from torch import nn
 
 import fastcnn
 from fastcnn import ops
-from fastcnn.dispatch import SELECTORS, Candidate, use_backend
+from fastcnn.core.backend import use_backend
+from fastcnn.core.candidate import Candidate
+from fastcnn.core.selector import SELECTORS
 from fastcnn.optimize import vocabulary as v
 
 

@@ -6,11 +6,11 @@ import itertools
 import random
 from typing import Any
 
-from fastcnn.report import results
-from fastcnn.report.cases import Case
-from fastcnn.report.results import Results
-from fastcnn.report.roofline import Ceilings, floor_seconds
-from fastcnn.report.timing import Samples
+from fastcnn.workbench.report import results
+from fastcnn.workbench.report.cases import Case
+from fastcnn.workbench.report.results import Results
+from fastcnn.workbench.report.roofline import Ceilings, floor_seconds
+from fastcnn.workbench.report.timing import Samples
 
 CEILINGS = Ceilings({"float32": 190e9}, {1 << 18: 120e9, 1 << 22: 90e9, 1 << 26: 28e9})
 # How much longer than fastcnn each contender is made to take.

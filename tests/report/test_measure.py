@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import fastcnn
-from fastcnn.report import contenders, measure, peers, timing
-from fastcnn.report.cases import TINY, Case
-from fastcnn.report.contenders import CONTENDERS, Contender
-from fastcnn.report.measure import Measurement, WrongResult, relative_error
-from fastcnn.report.peers import Missing
+from fastcnn.workbench.report import contenders, measure, peers, timing
+from fastcnn.workbench.report.cases import TINY, Case
+from fastcnn.workbench.report.contenders import CONTENDERS, Contender
+from fastcnn.workbench.report.measure import Measurement, WrongResult, relative_error
+from fastcnn.workbench.report.peers import Missing
 
 from .made_up import CEILINGS
 
@@ -183,8 +183,8 @@ def test_quantiles():
 
 
 WRONG_KERNEL = """
-from fastcnn.report import contenders, roofline
-from fastcnn.report.contenders import Contender
+from fastcnn.workbench.report import contenders, roofline
+from fastcnn.workbench.report.contenders import Contender
 
 # Measuring them takes seconds, and nothing here looks at them.
 roofline.measure = lambda *_: roofline.Ceilings({{"float32": 1e11}}, {{1024: 1e10}})
@@ -216,7 +216,7 @@ def suite(tmp_path: Path, factor: float) -> tuple[int, str, Path]:
 
 def test_the_suite_fails_on_a_wrong_kernel_and_reads_back_otherwise(tmp_path):
     pytest.importorskip("pytest_benchmark")
-    from fastcnn.report.results import Results
+    from fastcnn.workbench.report.results import Results
 
     code, text, output = suite(tmp_path, 1.0)
     assert code == 0, text

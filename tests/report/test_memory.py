@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fastcnn.report import memory
-from fastcnn.report.cases import Case
+from fastcnn.workbench.report import memory
+from fastcnn.workbench.report.cases import Case
 
 
 @pytest.mark.slow

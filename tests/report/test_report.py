@@ -12,11 +12,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fastcnn.__main__ import app
-from fastcnn.report import commands, docs, roofline
-from fastcnn.report.cases import TINY, Case, Layer, capture
-from fastcnn.report.results import Results, assemble, file_name
-from fastcnn.report.roofline import Ceilings, floor_seconds
-from fastcnn.report.summary import geometric_mean, slower, speed_up
+from fastcnn.workbench.report import commands, docs, roofline
+from fastcnn.workbench.report.cases import TINY, Case, Layer, capture
+from fastcnn.workbench.report.results import Results, assemble, file_name
+from fastcnn.workbench.report.roofline import Ceilings, floor_seconds
+from fastcnn.workbench.report.summary import geometric_mean, slower, speed_up
 
 from .made_up import CEILINGS, FACTORS, file
 from .made_up import row as made_row
@@ -156,7 +156,7 @@ def test_bench_writes_a_result_file(tmp_path, monkeypatch):
 
 def test_bench_updates_a_result_file(tmp_path, monkeypatch):
     monkeypatch.setattr(roofline, "measure", lambda *_: CEILINGS)
-    monkeypatch.setattr("fastcnn.report.results.commit", lambda: {"id": "one", "dirty": False})
+    monkeypatch.setattr("fastcnn.workbench.report.results.commit", lambda: {"id": "one", "dirty": False})
     file = tmp_path / "made.json"
 
     def bench(**options):
@@ -169,7 +169,7 @@ def test_bench_updates_a_result_file(tmp_path, monkeypatch):
     both = bench(match="tiny max_pool2d", update=True)
     assert both.rows[:2] == before.rows
     assert [row.subject for row in both.rows] == ["add_relu", "add_relu", "max_pool2d", "max_pool2d"]
-    monkeypatch.setattr("fastcnn.report.results.commit", lambda: {"id": "two", "dirty": False})
+    monkeypatch.setattr("fastcnn.workbench.report.results.commit", lambda: {"id": "two", "dirty": False})
     again = bench(match="tiny add", update=True, contenders="fastcnn")
     assert [(row.subject, row.commit) for row in again.rows] == [
         ("add_relu", "two"), ("max_pool2d", "one"), ("max_pool2d", "one"),

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import fastcnn
-from fastcnn.report import suite
-from fastcnn.report.cases import NETWORKS, Case, Network, capture, layers
-from fastcnn.report.contenders import fuse_epilogues
-from fastcnn.report.plain import EAGER, conv2d, plain
+from fastcnn.workbench.report import suite
+from fastcnn.workbench.report.cases import NETWORKS, Case, Network, capture, layers
+from fastcnn.workbench.report.contenders import fuse_epilogues
+from fastcnn.workbench.report.plain import EAGER, conv2d, plain
 
 
 def test_layers_are_those_of_the_network():

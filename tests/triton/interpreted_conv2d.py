@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from parity import DTYPES, Slice, check
 
 import fastcnn
-from fastcnn import ops, tune_gpu
-from fastcnn.ops import activations
-from fastcnn.ops import triton_common as common
-from fastcnn.ops import triton_cost as cost
+from fastcnn import ops
+from fastcnn.backends.triton import common, cost
+from fastcnn.backends.triton.common import TARGETS
+from fastcnn.backends.triton.cost import Config
+from fastcnn.core import activations
 from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, descriptor_reason, gemm_of, wide_taps
-from fastcnn.ops.triton_common import TARGETS
-from fastcnn.ops.triton_cost import Config
-from fastcnn.report.cases import TINY, Case
-from fastcnn.report.measure import relative_error
+from fastcnn.workbench.report.cases import TINY, Case
+from fastcnn.workbench.report.measure import relative_error
+from fastcnn.workbench.tune import gpu as tune_gpu
 
 POINTER = Config(32, 16, 64, 4, 2)
 NESTED = Config(32, 32, 64, 8, 2)

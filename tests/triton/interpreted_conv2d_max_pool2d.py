@@ -9,8 +9,8 @@ from parity import DTYPES, Slice, check
 
 import fastcnn
 from fastcnn import ops
-from fastcnn.ops import activations
-from fastcnn.ops import triton_common as common
+from fastcnn.backends.triton import common
+from fastcnn.core import activations
 from fastcnn.ops.conv2d_max_pool2d.triton_kernels import Config, Conv2dMaxPool2d
 from fastcnn.optimize import vocabulary as v
 

@@ -9,7 +9,7 @@ from parity import DTYPES, Slice, check
 
 import fastcnn
 from fastcnn import ops
-from fastcnn.ops import activations
+from fastcnn.core import activations
 from fastcnn.ops.lrn_max_pool2d.triton_kernels import lrn_max_pool2d
 
 # (N, H, W, C, channels of poison before, after)

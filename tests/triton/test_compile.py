@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from fastcnn.ops.triton_common import TARGETS
-from fastcnn.ops.triton_compile import Row, compile_table
+from fastcnn.backends.triton.common import TARGETS
+from fastcnn.workbench.verify.triton_sweep import Row, compile_table
 
 UNIT = {80: "mma", 90: "wgmma", 100: "tcgen05"}
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 import fastcnn
-from fastcnn.ops import triton_backend
+from fastcnn.backends.triton import backend as triton_backend
 
 pytest.importorskip("triton")
 
-from fastcnn import tuned
-from fastcnn.ops import triton_common
-from fastcnn.ops import triton_cost as cost
+from fastcnn.backends.triton import common as triton_common
+from fastcnn.backends.triton import cost
+from fastcnn.backends.triton.common import TARGETS, Launch
+from fastcnn.core import tuned
 from fastcnn.ops.conv2d import triton_launch
 from fastcnn.ops.conv2d.triton_launch import Conv2d, box, candidates, descriptor_reason, gemm_of
-from fastcnn.ops.triton_cases import CONVOLUTIONS, conv2d_problem
-from fastcnn.ops.triton_common import TARGETS, Launch
+from fastcnn.workbench.verify.triton_cases import CONVOLUTIONS, conv2d_problem
 
 
 class FakeTensor:
@@ -82,7 +82,7 @@ def counted(driver, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(triton_backend, "reason_against", lambda *args, **kwargs: None)
     monkeypatch.setattr(triton_common, "_workspaces", triton_common._Workspaces())
-    for operator in fastcnn.dispatch.SELECTORS.values():
+    for operator in fastcnn.core.selector.SELECTORS.values():
         monkeypatch.setattr(operator, "_runners", {})
     with fastcnn.use_backend("triton"):
         yield SimpleNamespace(counts=counts, launched=driver.launched)
@@ -215,7 +215,7 @@ def test_constants_must_match_the_kernel():
 
 
 def test_cpu_tensors_are_refused_with_a_reason():
-    with pytest.raises(fastcnn.dispatch.Unsupported, match="the input is on cpu"), fastcnn.use_backend("triton"):
+    with pytest.raises(fastcnn.core.candidate.Unsupported, match="the input is on cpu"), fastcnn.use_backend("triton"):
         fastcnn.functional.add_relu(torch.zeros(2), torch.zeros(2))
 
 

@@ -1,6 +1,6 @@
 """add_relu: the residual addition and its ReLU."""
 
-from fastcnn.dispatch import Operator
+from fastcnn.core.operator import Operator
 from fastcnn.ops.add_relu import contract, cpu, cuda, reference, triton
 
 add_relu = Operator(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastcnn.ops import checks, layout
+from fastcnn.core import checks, layout
 
 SCHEMA = "add_relu(Tensor input, Tensor other) -> Tensor"
 

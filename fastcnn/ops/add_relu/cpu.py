@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastcnn import native
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import layout, native_cpu
+from fastcnn.backends import cpu as native_cpu
+from fastcnn.core import layout, native
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.add_relu.contract import AddReluProblem
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import cuda_backend, layout
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.core import layout
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.add_relu.contract import AddReluProblem
 from fastcnn.ops.add_relu.cpu import native_problem
 from fastcnn.ops.add_relu.reference import CANDIDATES as REFERENCE

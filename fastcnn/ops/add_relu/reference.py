@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import reference
+from fastcnn.backends import reference
+from fastcnn.core.candidate import Candidate
 
 
 def add_relu(input: Tensor, other: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import math
 
 from torch import Tensor
 
-from fastcnn.dispatch import Runner
-from fastcnn.ops import layout, triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core import layout
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.add_relu.contract import AddReluProblem
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fastcnn.ops import triton_common as common
+from fastcnn.backends.triton import common
+from fastcnn.backends.triton.backend import output_stride
+from fastcnn.backends.triton.common import jit, relu, tl
 from fastcnn.ops.add_relu.contract import AddReluProblem
-from fastcnn.ops.triton_backend import output_stride
-from fastcnn.ops.triton_common import jit, relu, tl
 
 
 @jit

@@ -1,6 +1,6 @@
 """concat: side by side along channels."""
 
-from fastcnn.dispatch import Operator
+from fastcnn.core.operator import Operator
 from fastcnn.ops.concat import contract, cpu, cuda, reference, triton
 
 concat = Operator(

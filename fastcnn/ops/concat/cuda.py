@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import cuda_backend, layout
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.core import layout
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.concat.contract import ConcatProblem
 from fastcnn.ops.concat.cpu import native_problems
 from fastcnn.ops.concat.reference import CANDIDATES as REFERENCE

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import layout, triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core import layout
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.concat.contract import ConcatProblem
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from fastcnn.ops import triton_common as common
+from fastcnn.backends.triton import common
+from fastcnn.backends.triton.backend import output_stride
+from fastcnn.backends.triton.common import jit, tl
 from fastcnn.ops.concat.contract import ConcatProblem
-from fastcnn.ops.triton_backend import output_stride
-from fastcnn.ops.triton_common import jit, tl
 
 # A copy needs no arithmetic: elements travel as integers of their size, so every dtype has the same kernels.
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

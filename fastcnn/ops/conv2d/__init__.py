@@ -1,8 +1,8 @@
 """conv2d: convolution + bias + residual + activation."""
 
-from fastcnn.dispatch import Operator
+from fastcnn.backends.triton.backend import tf32_setting
+from fastcnn.core.operator import Operator
 from fastcnn.ops.conv2d import contract, cpu, cuda, reference, triton
-from fastcnn.ops.triton_backend import tf32_setting
 
 conv2d = Operator(
     "conv2d",

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcnn import native
-from fastcnn.dispatch import OPERATORS, Candidate, Runner
-from fastcnn.ops import checks, layout, native_cpu
+from fastcnn.backends import cpu as native_cpu
+from fastcnn.core import checks, layout, native
+from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.operator import OPERATORS
+from fastcnn.core.packing import kept
 from fastcnn.ops.conv2d.contract import Conv2dProblem
-from fastcnn.ops.packing import kept
 
 
 def native_problem(problem: Conv2dProblem) -> Any:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcnn import native
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import cuda_backend, layout, triton_backend
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core import layout, native
+from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.packing import packed
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 from fastcnn.ops.conv2d.cpu import native_problem
 from fastcnn.ops.conv2d.reference import CANDIDATES as REFERENCE
-from fastcnn.ops.packing import packed
 
 # Best first. The extension's planner knows them by these names without "conv2d_".
 KERNELS = ("conv2d_sm90_resident", "conv2d_sm90", "conv2d_sm80", "conv2d_sm80_gather")

@@ -7,8 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import activations, reference
+from fastcnn.backends import reference
+from fastcnn.core import activations
+from fastcnn.core.candidate import Candidate
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 
 

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import layout, triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core import layout
+from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.packing import packed
 from fastcnn.ops.conv2d.contract import Conv2dProblem
-from fastcnn.ops.packing import packed
 
 if TYPE_CHECKING:
     from fastcnn.ops.conv2d.triton_launch import Conv2d
 
 
 def _kernel(problem: Conv2dProblem, descriptor: bool) -> Conv2d:
+    from fastcnn.backends.triton.common import target_of
     from fastcnn.ops.conv2d.triton_launch import Conv2d
-    from fastcnn.ops.triton_common import target_of
 
     tf32 = triton_backend.tf32_allowed("conv")
     return Conv2d(problem, target_of(problem.device), allow_tf32=tf32, descriptor=descriptor)
@@ -27,8 +28,8 @@ def _candidate(name: str, descriptor: bool) -> Candidate:
     def supports(problem: Conv2dProblem) -> str | None:
         if not descriptor:
             return None
+        from fastcnn.backends.triton.common import target_of
         from fastcnn.ops.conv2d.triton_launch import descriptor_against
-        from fastcnn.ops.triton_common import target_of
 
         return descriptor_against(problem, target_of(problem.device), triton_backend.tf32_allowed("conv"))
 

@@ -7,7 +7,7 @@ filter's taps (r, s) and blocks of input channels; nothing is unfolded in memory
 
 from __future__ import annotations
 
-from fastcnn.ops.triton_common import activate, dot, jit, tl
+from fastcnn.backends.triton.common import activate, dot, jit, tl
 
 
 @jit

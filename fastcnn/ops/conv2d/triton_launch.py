@@ -6,14 +6,13 @@ import dataclasses
 
 import torch
 
-from fastcnn import tuned
-from fastcnn.ops import triton_common as common
-from fastcnn.ops import triton_cost as cost
+from fastcnn.backends.triton import common, cost
+from fastcnn.backends.triton.backend import output_stride
+from fastcnn.backends.triton.common import Descriptor, Launch, RowTile, Target, ceil_div
+from fastcnn.backends.triton.cost import Config, Gemm
+from fastcnn.core import tuned
 from fastcnn.ops.conv2d import triton_kernels as kernels
 from fastcnn.ops.conv2d.contract import Conv2dProblem
-from fastcnn.ops.triton_backend import output_stride
-from fastcnn.ops.triton_common import Descriptor, Launch, RowTile, Target, ceil_div
-from fastcnn.ops.triton_cost import Config, Gemm
 
 
 def precision(dtype: torch.dtype, allow_tf32: bool) -> str:

@@ -7,13 +7,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcnn import native
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import cuda_backend, layout, triton_backend
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core import layout, native
+from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.packing import packed
 from fastcnn.ops.conv2d import conv2d
 from fastcnn.ops.conv2d.cpu import native_problem
 from fastcnn.ops.fused import FusedProblem, in_pytorch
-from fastcnn.ops.packing import packed
 from fastcnn.ops.pool import max_pool2d
 from fastcnn.ops.pool.cpu import native_pool2d
 

@@ -6,10 +6,11 @@ import math
 
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import layout, triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core import layout
+from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.packing import packed
 from fastcnn.ops.fused import FusedProblem
-from fastcnn.ops.packing import packed
 
 
 def _supports(problem: FusedProblem) -> str | None:

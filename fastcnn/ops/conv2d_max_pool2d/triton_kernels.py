@@ -12,13 +12,13 @@ import dataclasses
 
 import torch
 
-from fastcnn.ops import triton_common as common
+from fastcnn.backends.triton import common
+from fastcnn.backends.triton.backend import output_stride
+from fastcnn.backends.triton.common import Launch, activate, ceil_div, dot, jit, next_power_of_2, tl
 from fastcnn.ops.conv2d.triton_kernels import load_taps
 from fastcnn.ops.conv2d.triton_launch import pack_weight, precision, tap_constants, tap_stride, wide_taps
 from fastcnn.ops.fused import FusedProblem
 from fastcnn.ops.pool.triton_kernels import window_constants
-from fastcnn.ops.triton_backend import output_stride
-from fastcnn.ops.triton_common import Launch, activate, ceil_div, dot, jit, next_power_of_2, tl
 
 
 @jit

@@ -1,8 +1,8 @@
 """linear: matrix product + bias + activation."""
 
-from fastcnn.dispatch import Operator
+from fastcnn.backends.triton.backend import tf32_setting
+from fastcnn.core.operator import Operator
 from fastcnn.ops.linear import contract, cpu, cuda, reference, triton
-from fastcnn.ops.triton_backend import tf32_setting
 
 linear = Operator(
     "linear",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastcnn.ops import activations, checks
+from fastcnn.core import activations, checks
 
 SCHEMA = "linear(Tensor input, Tensor weight, Tensor? bias, str? activation) -> Tensor"
 

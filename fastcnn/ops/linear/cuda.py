@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import cuda_backend
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.conv2d.cuda import by_precision
 from fastcnn.ops.linear.contract import LinearProblem
 from fastcnn.ops.linear.cpu import native_problem

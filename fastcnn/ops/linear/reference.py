@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import activations, reference
+from fastcnn.backends import reference
+from fastcnn.core import activations
+from fastcnn.core.candidate import Candidate
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:

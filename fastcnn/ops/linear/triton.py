@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fastcnn.dispatch import Runner
-from fastcnn.ops import triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core.candidate import Runner
+from fastcnn.core.packing import packed
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 from fastcnn.ops.linear.contract import LinearProblem
-from fastcnn.ops.packing import packed
 
 if TYPE_CHECKING:
     from fastcnn.ops.conv2d.triton_launch import Conv2d
@@ -35,8 +35,8 @@ def _supports(problem: LinearProblem) -> str | None:
 
 
 def _kernel(problem: LinearProblem) -> Conv2d:
+    from fastcnn.backends.triton.common import target_of
     from fastcnn.ops.conv2d.triton_launch import Conv2d
-    from fastcnn.ops.triton_common import target_of
 
     tf32 = triton_backend.tf32_allowed("matmul")
     return Conv2d(as_conv2d(problem), target_of(problem.device), allow_tf32=tf32)

@@ -1,6 +1,6 @@
 """local_response_norm: AlexNet's normalisation across channels."""
 
-from fastcnn.dispatch import Operator
+from fastcnn.core.operator import Operator
 from fastcnn.ops.lrn import contract, cpu, cuda, reference, triton
 
 local_response_norm = Operator(

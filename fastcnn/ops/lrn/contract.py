@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcnn.ops import checks, layout
+from fastcnn.core import checks, layout
 
 NAME = "local_response_norm"
 SCHEMA = f"{NAME}(Tensor input, SymInt size, float alpha, float beta, float k) -> Tensor"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastcnn import native
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import native_cpu
+from fastcnn.backends import cpu as native_cpu
+from fastcnn.core import native
+from fastcnn.core.candidate import Candidate
 from fastcnn.ops.lrn.contract import LrnProblem
 
 

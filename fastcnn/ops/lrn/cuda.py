@@ -1,7 +1,7 @@
 """local_response_norm in CUDA C++."""
 
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import cuda_backend
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.core.candidate import Candidate
 from fastcnn.ops.lrn import contract
 from fastcnn.ops.lrn.cpu import native_problem
 from fastcnn.ops.lrn.reference import CANDIDATES as REFERENCE

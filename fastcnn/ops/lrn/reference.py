@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import reference
+from fastcnn.backends import reference
+from fastcnn.core.candidate import Candidate
 from fastcnn.ops.lrn.contract import NAME, LrnProblem
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastcnn.dispatch import Runner
-from fastcnn.ops import triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.lrn.contract import LrnProblem
 
 

@@ -6,10 +6,10 @@ shifted, and come from L1. Memory is passed over once, where PyTorch's own compo
 
 from __future__ import annotations
 
-from fastcnn.ops import triton_common as common
+from fastcnn.backends.triton import common
+from fastcnn.backends.triton.backend import output_stride
+from fastcnn.backends.triton.common import jit, tl
 from fastcnn.ops.lrn.contract import LrnProblem
-from fastcnn.ops.triton_backend import output_stride
-from fastcnn.ops.triton_common import jit, tl
 
 
 @jit

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import cuda_backend, layout
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.core import layout
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.fused import FusedProblem, in_pytorch
 from fastcnn.ops.lrn import local_response_norm
 from fastcnn.ops.lrn_max_pool2d.cpu import structs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.fused import FusedProblem
 
 

@@ -6,12 +6,12 @@ the caches, and a pass over memory costs more.
 
 from __future__ import annotations
 
-from fastcnn.ops import triton_common as common
+from fastcnn.backends.triton import common
+from fastcnn.backends.triton.backend import output_stride
+from fastcnn.backends.triton.common import jit, tl
 from fastcnn.ops.fused import FusedProblem
 from fastcnn.ops.lrn.triton_kernels import normalise
 from fastcnn.ops.pool.triton_kernels import window_constants
-from fastcnn.ops.triton_backend import output_stride
-from fastcnn.ops.triton_common import jit, tl
 
 
 @jit

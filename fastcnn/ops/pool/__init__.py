@@ -1,6 +1,6 @@
 """max_pool2d, avg_pool2d and adaptive_avg_pool2d."""
 
-from fastcnn.dispatch import Operator
+from fastcnn.core.operator import Operator
 from fastcnn.ops.pool import contract, cpu, cuda, reference, triton
 
 max_pool2d = Operator(

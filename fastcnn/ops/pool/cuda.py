@@ -1,7 +1,7 @@
 """The pools in CUDA C++."""
 
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import cuda_backend
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.core.candidate import Candidate
 from fastcnn.ops.pool import reference
 from fastcnn.ops.pool.cpu import native_adaptive_avg_pool2d, native_pool2d
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import reference
+from fastcnn.backends import reference
+from fastcnn.core.candidate import Candidate
 from fastcnn.ops.pool.contract import AdaptiveAvgPool2dProblem, Pool2dProblem
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.pool.contract import AdaptiveAvgPool2dProblem, Pool2dProblem
 
 

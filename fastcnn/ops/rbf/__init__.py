@@ -1,6 +1,6 @@
 """rbf: squared Euclidean distances to centers, LeNet-5's output units."""
 
-from fastcnn.dispatch import Operator
+from fastcnn.core.operator import Operator
 from fastcnn.ops.rbf import contract, cpu, cuda, reference, triton
 
 rbf = Operator(

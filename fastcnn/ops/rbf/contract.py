@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastcnn.ops import checks
+from fastcnn.core import checks
 
 SCHEMA = "rbf(Tensor input, Tensor centers) -> Tensor"
 

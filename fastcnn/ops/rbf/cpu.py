@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcnn import native
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import layout, native_cpu
+from fastcnn.backends import cpu as native_cpu
+from fastcnn.core import layout, native
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.rbf.contract import RbfProblem
 
 

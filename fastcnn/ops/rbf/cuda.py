@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import cuda_backend
+from fastcnn.backends import cuda as cuda_backend
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.rbf.contract import RbfProblem
 from fastcnn.ops.rbf.cpu import native_problem
 from fastcnn.ops.rbf.reference import CANDIDATES as REFERENCE

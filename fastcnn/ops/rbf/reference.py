@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import reference
+from fastcnn.backends import reference
+from fastcnn.core.candidate import Candidate
 
 
 def rbf(input: Tensor, centers: Tensor) -> Tensor:

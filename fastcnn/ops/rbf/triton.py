@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Runner
-from fastcnn.ops import triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.rbf.contract import RbfProblem
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastcnn.ops import triton_common as common
+from fastcnn.backends.triton import common
+from fastcnn.backends.triton.common import jit, tl
 from fastcnn.ops.rbf.contract import RbfProblem
-from fastcnn.ops.triton_common import jit, tl
 
 
 @jit

@@ -1,6 +1,6 @@
 """subsample2d: LeNet-5's trainable pooling."""
 
-from fastcnn.dispatch import Operator
+from fastcnn.core.operator import Operator
 from fastcnn.ops.subsample2d import contract, cpu, cuda, reference, triton
 
 subsample2d = Operator(

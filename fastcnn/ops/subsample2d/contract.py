@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastcnn.ops import activations, checks, layout
+from fastcnn.core import activations, checks, layout
 
 SCHEMA = "subsample2d(Tensor input, Tensor coefficient, Tensor bias, SymInt kernel_size, str? activation) -> Tensor"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from fastcnn import native
-from fastcnn.dispatch import Candidate, Runner
-from fastcnn.ops import layout, native_cpu
+from fastcnn.backends import cpu as native_cpu
+from fastcnn.core import layout, native
+from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem
 
 

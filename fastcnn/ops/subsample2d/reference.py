@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fastcnn.dispatch import Candidate
-from fastcnn.ops import activations, reference
+from fastcnn.backends import reference
+from fastcnn.core import activations
+from fastcnn.core.candidate import Candidate
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem, block_sum
 
 

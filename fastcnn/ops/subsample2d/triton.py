@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcnn.dispatch import Runner
-from fastcnn.ops import layout, triton_backend
+from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.core import layout
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem
 
 

@@ -1,0 +1,178 @@
+"""What the CUDA C++ candidates share: when they apply, how a kernel is launched, what happens when a launch fails."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastcnn.core import layout, ledger, native, tuned
+from fastcnn.core.backend import current_backend
+from fastcnn.core.candidate import Candidate, Runner
+
+if TYPE_CHECKING:
+    from fastcnn.ops.conv2d.contract import Conv2dProblem
+
+DTYPES: tuple[str, ...] = tuple(native.DTYPES.values())
+
+# How a reason ends that is a preference: the kernel could run the problem.
+SLOWER = "is expected to be faster"
+
+
+class Device(NamedTuple):
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_memory_per_block: int
+
+    @property
+    def architecture(self) -> str:
+        return f"sm_{self.capability[0]}{self.capability[1]}"
+
+
+def built() -> bool:
+    return native.extension is not None and hasattr(native.extension, "cuda")
+
+
+def kernels() -> Any:
+    """The extension's CUDA kernels."""
+    return native.library().cuda
+
+
+@cache
+def device_of(device: torch.device) -> Device:
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return Device(**kernels().device(index))
+
+
+def launch(device: torch.device, function: Callable[..., None], *arguments: Any) -> None:
+    """function(*arguments, stream) on the current stream of the tensors' device."""
+    with torch.cuda.device(device):
+        function(*arguments, torch.cuda.current_stream(device).cuda_stream)
+
+
+def architectures() -> tuple[str, ...]:
+    """What the kernels were compiled for: machine code for "sm_80", PTX for "compute_120"."""
+    names = native.extension.cuda.architectures if built() else ()  # type: ignore[union-attr]
+    return tuple(f"compute_{a.removesuffix('-virtual')}" if a.endswith("-virtual") else f"sm_{a}" for a in names)
+
+
+# Devices on boards of their own (Xavier, Orin, Thor and its former number): machine code for others is not theirs.
+_BOARDS = ((7, 2), (8, 7), (10, 1), (11, 0))
+
+
+def _runs_on(capability: tuple[int, int]) -> bool:
+    for architecture in architectures():
+        kind, _, name = architecture.partition("_")
+        compiled = divmod(int(name.rstrip("af")), 10)
+        if kind == "compute":  # the driver compiles it for any later device
+            runs = compiled <= capability
+        elif name.endswith("a") or compiled in _BOARDS or capability in _BOARDS:
+            runs = compiled == capability
+        else:
+            runs = compiled[0] == capability[0] and compiled[1] <= capability[1]
+        if runs:
+            return True
+    return False
+
+
+def reason_against(kernel: str, problem: Any, copies: bool = False) -> str | None:
+    """Why the kernel "<op>.cuda.<name>" cannot or should not take the problem; None if it may.
+
+    copies: the kernel only moves bytes, so that every dtype will do.
+    """
+    if native.extension is None:
+        return native.unavailable
+    if problem.device.type != "cuda":
+        return f"the input is on {problem.device}"
+    if not built():
+        return f"fastcnn's CUDA kernels were {native.extension.build_info()['cuda']}"
+    if not copies and problem.dtype not in native.DTYPES:
+        return f"{problem.dtype} is not one of {', '.join(DTYPES)}"
+    if problem.y_stride is None:
+        return "out is not a channels_last tensor or channel slice, or overlaps an input"
+    device = device_of(problem.device)
+    if not _runs_on(device.capability):
+        return f"fastcnn was built for {', '.join(architectures())}, the device is {device.architecture}"
+    if current_backend() == "cuda":
+        return None
+    return ledger.reason_against(kernel, native.DTYPES.get(problem.dtype, "float32"), device.architecture)
+
+
+def candidate(
+    op: str,
+    name: str,
+    prepare: Callable[[Any], Runner],
+    fallback: Candidate,
+    supports: Callable[[Any], str | None] = lambda problem: None,
+    copies: bool = False,
+) -> Candidate:
+    """A CUDA candidate. `supports` adds what this kernel needs beyond what all need.
+
+    A launch that fails is an error where the backend was demanded; else it is reported as a warning and
+    `fallback`, PyTorch's own operator, computes the call.
+    """
+    kernel = f"{op}.cuda.{name}"
+
+    def prepare_with_fallback(problem: Any) -> Runner:
+        run = prepare(problem)
+        if current_backend() == "cuda":
+            return run
+
+        def guarded(*tensors: Any) -> Tensor:
+            try:
+                return run(*tensors)
+            except RuntimeError as error:
+                warnings.warn(f"{kernel} failed, PyTorch's operator is used instead: {error}", stacklevel=3)
+                return fallback.prepare(problem)(*tensors)
+
+        return guarded
+
+    return Candidate(
+        "cuda",
+        name,
+        lambda problem: reason_against(kernel, problem, copies) or supports(problem),
+        prepare_with_fallback,
+        dtypes=("every dtype of PyTorch",) if copies else DTYPES,
+        architectures=architectures(),
+    )
+
+
+def unary_candidate(op: str, function: str, native_problem: Callable[[Any], Any], fallback: Candidate) -> Candidate:
+    """The candidate for `_C.cuda.<function>(problem, x, y, stream)`, an operator with one activation in."""
+
+    def prepare(problem: Any) -> Runner:
+        call, struct = getattr(kernels(), function), native_problem(problem)
+        shape, device = problem.output_shape, problem.device
+
+        def run(input: Tensor, out: Tensor | None) -> Tensor:
+            x = layout.channels_last(input)
+            y = layout.empty(shape, input) if out is None else out
+            launch(device, call, struct, x.data_ptr(), y.data_ptr())
+            return y
+
+        return run
+
+    return candidate(op, function, prepare, fallback)
+
+
+def conv2d_plans(struct: Any, device: Device, tf32: bool) -> list[Any]:
+    """Every plan that can run a convolution on a device, the one first that the cost model expects to be fastest."""
+    return kernels().conv2d_plans(
+        struct, device.capability, device.multiprocessors, device.shared_memory_per_block, tf32
+    )
+
+
+def conv2d_plan(struct: Any, problem: Conv2dProblem, tf32: bool, kernel: str | None = None) -> Any:
+    """The plan for a convolution: the tuned one, else the one that the cost model expects to be fastest.
+
+    kernel: only plans of this kernel ("sm90", "sm80", "sm80_gather"). None if there is no plan.
+    """
+    device = device_of(problem.device)
+    plans = [plan for plan in conv2d_plans(struct, device, tf32) if kernel in (None, plan.kernel)]
+    name = tuned.choices(device.name, "cuda").get(tuned.key(problem, tf32))
+    return next((plan for plan in plans if plan.name == name), plans[0] if plans else None)

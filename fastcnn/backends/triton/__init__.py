@@ -1,0 +1,1 @@
+"""Triton kernels: how they are launched, compiled and priced."""

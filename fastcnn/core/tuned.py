@@ -1,0 +1,100 @@
+"""Tuned choices: which plan or configuration `python -m fastcnn tune` measured as the fastest, layer by layer.
+
+One JSON file a device. fastcnn/tuning/<device>.json is what came with the package; a file of the same name in the
+user's cache, where `tune` writes, overrules it entry by entry. A choice that a kernel no longer offers is not taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from fastcnn.core import ledger
+
+if TYPE_CHECKING:
+    from fastcnn.ops.conv2d.contract import Conv2dProblem
+
+PACKAGE, USER = ledger.PATH.parent, ledger.USER_PATH.parent
+FORMAT = 1  # a file of another version is refused by name
+
+
+class Entry(NamedTuple):
+    """What was measured of one layer: medians in microseconds, the relative L2 error against float64."""
+
+    choice: Any  # a plan's name (cuda), a configuration's fields (triton)
+    microseconds: float
+    model_microseconds: float | None  # of what the cost model takes; None if that could not be timed
+    error: float
+    candidates: int  # how many were timed
+    date: str  # ISO 8601
+
+
+def file_name(device: str) -> str:
+    """nvidia-h100-80gb-hbm3.json"""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json"
+
+
+def key(p: Conv2dProblem, tf32: bool) -> str:
+    """A layer's name in the files; a linear layer is a 1x1 convolution of images of one pixel.
+
+    Strides in memory and the epilogue are left out: they change the time, hardly the choice.
+    """
+    dtype = "tf32" if tf32 and p.dtype == torch.float32 else str(p.dtype).removeprefix("torch.")
+    return (
+        f"conv2d {dtype} n{p.N} {p.H}x{p.W}x{p.C} k{p.K} {p.R}x{p.S} stride {p.stride[0]}x{p.stride[1]} "
+        f"pad {'x'.join(map(str, p.padding))} dilation {p.dilation[0]}x{p.dilation[1]} groups {p.groups}"
+    )
+
+
+@cache
+def choices(device: str, backend: str) -> dict[str, Any]:
+    """What to choose on a device, by `key`; empty where nothing was tuned."""
+    found: dict[str, Any] = {}
+    for folder in (PACKAGE, USER):
+        entries = read(folder / file_name(device))["entries"].get(backend, {})
+        found |= {name: entry["choice"] for name, entry in entries.items()}
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file's content; one without entries if there is no such file.
+
+    Raises:
+        ValueError: it is not a tuning file.
+    """
+    if not path.exists():
+        return {"format": FORMAT, "entries": {}}
+    try:
+        data = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not a tuning file: {error}; remove it and run python -m fastcnn tune") from None
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path}: a tuning file has format {FORMAT}, this one {found}")
+    return data
+
+
+def write(path: Path, about: dict[str, Any], backend: str, name: str, entry: Entry) -> None:
+    """Enters one layer, in the place of an older entry; `about` says on which device, by which versions.
+
+    Raises:
+        ValueError: the file is another device's.
+    """
+    data = read(path)
+    if data.get("device", about["device"]) != about["device"]:
+        raise ValueError(f"tune: {path} is of {data['device']}, this is {about['device']}")
+    data |= about
+    data["entries"].setdefault(backend, {})[name] = entry._asdict()
+    data["entries"][backend] = dict(sorted(data["entries"][backend].items()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In one step: every process that runs a convolution on this device reads the file.
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(data, indent=1) + "\n")
+    partial.replace(path)
+    choices.cache_clear()

@@ -1,0 +1,1 @@
+"""What a person runs: measurements, claims, tuning, verification, training, the demonstration."""
