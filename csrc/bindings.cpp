@@ -1,5 +1,5 @@
-// The only pybind11 file. Python passes addresses, a problem struct, and a thread count or a stream; nothing
-// here or below knows about torch, so one binary serves every torch version.
+// pybind11 is here and in python/bind_*.cpp alone. Python passes addresses, a problem struct, and a thread
+// count or a stream; nothing here or below knows about torch, so one binary serves every torch version.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -20,6 +20,7 @@
 #include "ops/rbf/rbf_cpu.h"
 #include "ops/subsample2d/subsample2d_cpu.h"
 #include "plan/plan.h"
+#include "python/bind_int8.h"
 #include "python/call.h"
 
 #if defined(FASTCNN_WITH_CUDA) || defined(FASTCNN_EMULATED)
@@ -649,6 +650,7 @@ PYBIND11_MODULE(_C, m) {
   bind_cpu(cpu);
   bind_cpu_conv2d(cpu);
   bind_plan(cpu);
+  python::bind_int8(m, cpu);
   m.def("build_info", [] {
     return py::dict(py::arg("version") = FASTCNN_VERSION, py::arg("compiler") = FASTCNN_COMPILER,
                     py::arg("cuda") = FASTCNN_CUDA_BUILD);

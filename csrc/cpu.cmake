@@ -6,8 +6,10 @@ set(FASTCNN_CPU_SOURCES
   cpu/scratch.cpp
   cpu/thread_pool.cpp
   ops/conv2d/conv2d_cpu.cpp
+  ops/conv2d_int8/conv2d_int8.cpp
   ops/layout/layout_cpu.cpp
   plan/plan.cpp
+  python/bind_int8.cpp
   python/call.cpp
   python/fingerprints.cpp)
 set(FASTCNN_ISA_SOURCES
@@ -18,7 +20,10 @@ set(FASTCNN_ISA_SOURCES
   ops/conv2d/narrow_cpu.cpp
   ops/conv2d/narrow_groups_cpu.cpp
   ops/conv2d/winograd_cpu.cpp
+  ops/conv2d_int8/depthwise_int8_cpu.cpp
+  ops/conv2d_int8/gemm_int8_cpu.cpp
   ops/elementwise/elementwise_cpu.cpp
+  ops/int8/int8_cpu.cpp
   ops/linear/linear_cpu.cpp
   ops/lrn/lrn_cpu.cpp
   ops/pool/pool_cpu.cpp
@@ -28,9 +33,12 @@ set(FASTCNN_ISA_SOURCES
 set(FASTCNN_BF16_SOURCES
   ops/conv2d/direct_cpu.cpp
   ops/linear/linear_cpu.cpp)
+# And AVX512-VNNI, for what multiplies fours of bytes.
+set(FASTCNN_VNNI_SOURCES
+  ops/conv2d_int8/gemm_int8_cpu.cpp)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  set(FASTCNN_ISAS baseline avx2 avx512 avx512_bf16)
+  set(FASTCNN_ISAS baseline avx2 avx512 avx512_bf16 avx512_vnni)
 else()
   set(FASTCNN_ISAS baseline)
 endif()
@@ -38,9 +46,11 @@ set(FASTCNN_SIMD_BYTES_baseline 16)
 set(FASTCNN_SIMD_BYTES_avx2 32)
 set(FASTCNN_SIMD_BYTES_avx512 64)
 set(FASTCNN_SIMD_BYTES_avx512_bf16 64)
+set(FASTCNN_SIMD_BYTES_avx512_vnni 64)
 set(FASTCNN_FLAGS_avx2 -mavx2 -mfma -mf16c -mtune=haswell)
 set(FASTCNN_FLAGS_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mtune=skylake-avx512)
 set(FASTCNN_FLAGS_avx512_bf16 ${FASTCNN_FLAGS_avx512} -mavx512bf16)
+set(FASTCNN_FLAGS_avx512_vnni ${FASTCNN_FLAGS_avx512} -mavx512vnni)
 if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   # simd.h writes the baseline's fma(a, b, c) as a * b + c; elsewhere than on x86-64 the baseline has the instruction.
   set(FASTCNN_FLAGS_baseline -ffp-contract=fast)
@@ -51,6 +61,8 @@ foreach(isa IN LISTS FASTCNN_ISAS)
   set(sources ${FASTCNN_ISA_SOURCES})
   if(isa STREQUAL "avx512_bf16")
     set(sources ${FASTCNN_BF16_SOURCES})
+  elseif(isa STREQUAL "avx512_vnni")
+    set(sources ${FASTCNN_VNNI_SOURCES})
   endif()
   if(sources)
     add_library(fastcnn_${isa} OBJECT ${sources})

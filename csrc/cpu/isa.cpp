@@ -60,6 +60,14 @@ bool has_bf16_dot() {
 #endif
 }
 
+bool has_vnni() {
+#if defined(__x86_64__)
+  return isa() == Isa::avx512 && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
 bool isa_available(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512)

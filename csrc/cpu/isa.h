@@ -8,7 +8,7 @@
 //   FASTCNN_SELECT(lrn)(problem, x, y, threads);
 //
 // AVX512-BF16 has a namespace too, fastcnn::avx512_bf16, of FASTCNN_BF16_SOURCES alone: their callers ask
-// has_bf16_dot().
+// has_bf16_dot(). So has AVX512-VNNI: fastcnn::avx512_vnni, FASTCNN_VNNI_SOURCES, has_vnni().
 //
 // Such a source includes no header that defines inline functions or templates outside that namespace (so no
 // <algorithm>, <vector>, <cmath>): the linker keeps one copy of each, which may be the AVX-512 one, and then
@@ -24,6 +24,7 @@ Isa isa();
 const char* isa_name(Isa isa);
 int simd_floats(Isa isa);        // floats in a vector: kWidth of its namespace
 bool has_bf16_dot();             // isa() is avx512, and this processor has AVX512-BF16 too
+bool has_vnni();                 // isa() is avx512, and this processor has AVX512-VNNI too
 bool isa_available(Isa isa);     // compiled in, and this processor has it
 void set_isa(const char* name);  // throws std::invalid_argument, in one sentence, if unknown or unavailable
 
