@@ -22,11 +22,8 @@ struct Sums {
   }
 
   uint64_t all(uint64_t hash) const {
-    for (uint64_t word : sum) {
-      hash = (hash ^ word) * kGolden;
-      hash ^= hash >> 29;
-    }
-    return hash;
+    for (int j = 0; j < 8; ++j) hash += (sum[j] ^ sum[j] >> 31) * (kGolden * (2 * j + 3));
+    return hash ^ hash >> 32;
   }
 };
 

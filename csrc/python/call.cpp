@@ -46,6 +46,8 @@ bool is_tensor(PyObject* object) {
   return Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type;
 }
 
+bool is_tensor_like(PyObject* object) { return tensor_type && PyObject_TypeCheck(object, tensor_type); }
+
 bool read(PyObject* object, DLTensor* tensor) {
   *tensor = {};
   if (object == Py_None) return true;

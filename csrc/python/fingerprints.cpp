@@ -14,18 +14,27 @@ struct Item {
   int64_t bytes;     // from its first element to its last
 };
 
-uint64_t mix(uint64_t hash, uint64_t word) {
-  hash = (hash ^ word) * 0x9E3779B97F4A7C15;
-  return hash ^ hash >> 32;
-}
+// Words in an order, as one: a sum of products, so that no word waits for the one before.
+struct Mix {
+  uint64_t hash = 0, factor = 0x9E3779B97F4A7C15;
+
+  void add(uint64_t word) {
+    hash += (word ^ word >> 32) * factor;
+    factor += 0xD6E8FEB86659FD93 * 2;  // odd, as an even factor would lose a bit of the word
+  }
+  void add(const void* pointer) { add(reinterpret_cast<uintptr_t>(pointer)); }
+};
 
 // False with a Python error.
 bool resolve(PyObject* given, Item* item) {
   PyObject* object = given;
   if (PyTuple_CheckExact(given)) {
-    PyObject *dict, *key;
-    if (!PyArg_ParseTuple(given, "O!O", &PyDict_Type, &dict, &key)) return false;
-    object = PyDict_GetItemWithError(dict, key);
+    PyObject* dict = PyTuple_GET_SIZE(given) == 2 ? PyTuple_GET_ITEM(given, 0) : nullptr;
+    if (!dict || !PyDict_Check(dict)) {
+      PyErr_SetString(PyExc_TypeError, "fingerprints: a pair that is not (dict, key)");
+      return false;
+    }
+    object = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(given, 1));
     if (!object && PyErr_Occurred()) return false;
   }
   *item = {object, {}, 0};
@@ -48,7 +57,8 @@ bool resolve(PyObject* given, Item* item) {
 // 0 where there is none, as of an inference tensor.
 uint64_t version(PyObject* object) {
   static PyObject* name = PyUnicode_InternFromString("_version");
-  PyObject* value = object ? PyObject_GetAttr(object, name) : nullptr;
+  if (!object || !is_tensor_like(object)) return 0;
+  PyObject* value = PyObject_GetAttr(object, name);
   const uint64_t version = value ? PyLong_AsUnsignedLongLong(value) : 0;
   Py_XDECREF(value);
   PyErr_Clear();
@@ -57,13 +67,21 @@ uint64_t version(PyObject* object) {
 
 uint64_t fingerprint_of(const Item& item) {
   const DLTensor& tensor = item.tensor;
-  if (tensor.ndim < 0) return mix(version(item.object), reinterpret_cast<uintptr_t>(item.object));
-  uint64_t hash = mix(reinterpret_cast<uintptr_t>(tensor.data), tensor.byte_offset);
-  hash = mix(hash, uint64_t(tensor.type_code) << 56 | uint64_t(tensor.type_bits) << 48 |
-                       uint64_t(tensor.device_type) << 32 | uint64_t(tensor.device_id) << 16 | tensor.ndim);
-  for (int32_t i = 0; i < tensor.ndim; ++i) hash = mix(mix(hash, tensor.shape[i]), tensor.strides[i]);
-  if (item.bytes) hash = mix(hash, FASTCNN_SELECT(fingerprint)(address_of(tensor), item.bytes));
-  return item.bytes && item.bytes <= kFingerprintWhole ? hash : mix(hash, version(item.object));
+  Mix mix;
+  if (tensor.ndim < 0) {
+    mix.add(item.object);
+  } else {
+    mix.add(address_of(tensor));
+    mix.add(uint64_t(tensor.type_code) << 56 | uint64_t(tensor.type_bits) << 48 |
+            uint64_t(tensor.device_type) << 32 | uint64_t(tensor.device_id) << 16 | tensor.ndim);
+    for (int32_t i = 0; i < tensor.ndim; ++i) {
+      mix.add(tensor.shape[i]);
+      mix.add(tensor.strides[i]);
+    }
+    if (item.bytes) mix.add(FASTCNN_SELECT(fingerprint)(address_of(tensor), item.bytes));
+  }
+  if (item.bytes == 0 || item.bytes > kFingerprintWhole) mix.add(version(item.object));
+  return mix.hash;
 }
 
 }  // namespace

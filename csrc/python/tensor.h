@@ -23,6 +23,9 @@ constexpr int32_t kCpu = 1;
 // Whether it is a plain tensor or Parameter, no other subclass; valid once attach() was called.
 bool is_tensor(PyObject* object);
 
+// Whether it is a tensor of any class.
+bool is_tensor_like(PyObject* object);
+
 // False with a Python error. Fills `tensor` where the table can read the object, else its data alone.
 bool read(PyObject* object, DLTensor* tensor);
 
