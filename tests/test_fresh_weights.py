@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastcnn
-from fastcnn.core import packing
+from fastcnn.core import fingerprints
 
 
 class Layers(nn.Module):
@@ -347,7 +347,7 @@ def test_an_element_of_a_large_weight_behind_pytorchs_back(inference):
 @pytest.mark.parametrize("shape", [(1,), (15,), (17, 3), (64, 3, 3, 3), (4096,), (0, 3)], ids=str)
 def test_every_element_of_a_small_tensor_is_seen(shape):
     tensor = torch.randn(shape)
-    prints, memory = packing.Fingerprints([tensor]), tensor.numpy().reshape(-1).view("uint32")
+    prints, memory = fingerprints.Fingerprints([tensor]), tensor.numpy().reshape(-1).view("uint32")
     for i in range(0, tensor.numel(), 1 + tensor.numel() // 200):
         for bit in (0, 31):
             memory[i] ^= 1 << bit
@@ -370,7 +370,7 @@ def test_every_element_of_a_small_tensor_is_seen(shape):
 @pytest.mark.parametrize("rows", [64, 640])
 def test_changes_of_whole_views_are_seen(view, rows):
     tensor = view(torch.randn(rows, 64))
-    prints = packing.Fingerprints([tensor])
+    prints = fingerprints.Fingerprints([tensor])
     for change in (lambda: tensor.data.mul_(2), lambda: tensor.data.neg_(), lambda: tensor.data.add_(1e-3)):
         change()
         assert prints.changed() == [0]
@@ -383,7 +383,9 @@ def test_fingerprints_name_what_changed():
     tensors = [torch.randn(8), torch.randn(9000), torch.zeros(3, dtype=torch.bfloat16), torch.empty(2, device="meta")]
     with torch.inference_mode():
         tensors.append(torch.randn(5))
-    prints = packing.Fingerprints([*tensors, (layer._parameters, "weight"), (layer._parameters, "bias"), ({}, "none")])
+    prints = fingerprints.Fingerprints(
+        [*tensors, (layer._parameters, "weight"), (layer._parameters, "bias"), ({}, "none")]
+    )
     assert prints.changed() == []
     tensors[0].data[3] = 1
     tensors[1].data.mul_(2)
@@ -396,11 +398,11 @@ def test_fingerprints_name_what_changed():
     tensors[1][4444] = 3  # counted by the version alone
     assert prints.changed() == [1]
     with pytest.raises(TypeError, match="a tuple is needed"):
-        packing.fingerprints([tensors[0]])
+        fingerprints.take([tensors[0]])
 
 
 def test_without_dlpacks_table_the_same_changes_are_seen(monkeypatch):
-    monkeypatch.setattr(packing, "fingerprints", packing._fingerprints_in_python)
+    monkeypatch.setattr(fingerprints, "take", fingerprints._fingerprints_in_python)
     test_every_element_of_a_small_tensor_is_seen((17, 3))
     for change in (data_copy, other_storage, swap_tensors, one_element_by_data, load_assigned):
         inference = Inference("layers")

@@ -12,6 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 import fastcnn.functional as F
 from fastcnn import nn
+from fastcnn.core.packing import kept
 from fastcnn.models._arguments import check_num_classes, check_variant
 from fastcnn.models._weights import PathLike, load_weights
 
@@ -262,29 +263,18 @@ class PartialConv2d(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.empty(connections, kernel_size, kernel_size))
         self.bias = torch.nn.Parameter(torch.zeros(len(table)))
         torch.nn.init.uniform_(self.weight, -1 / kernel_size, 1 / kernel_size)
-        self._dense: tuple[object, torch.Tensor] | None = None
 
     def dense_weight(self) -> torch.Tensor:
         """The weight as (output maps, input maps, R, S), zero where the table has no connection."""
-        return _dense_weight(self.weight, self.table, self.in_channels)
+        return self._dense(self.weight)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        fresh = (
-            torch.is_grad_enabled()
-            or has_torch_function((input, self.weight))
-            or torch.compiler.is_compiling()
-            or self.weight.is_inference()  # these have no version to compare
-        )
-        weight = self.dense_weight() if fresh else self._remembered_weight()
-        return F.conv2d(input, weight, self.bias, activation=self.activation)
+        fresh = torch.is_grad_enabled() or has_torch_function((input, self.weight)) or torch.compiler.is_compiling()
+        weight = None if fresh else kept((self.weight,), (self.table, self.in_channels), self._dense)
+        return F.conv2d(input, self.dense_weight() if weight is None else weight, self.bias, activation=self.activation)
 
-    def _remembered_weight(self) -> torch.Tensor:
-        # One tensor for as long as the parameter stays the same, so that kernels prepack it once.
-        key = (self.weight._version, self.weight.data_ptr(), self.weight.dtype, self.weight.device)
-        if self._dense is None or self._dense[0] != key:
-            with torch.inference_mode(False), torch.no_grad():
-                self._dense = (key, self.dense_weight())
-        return self._dense[1]
+    def _dense(self, weight: torch.Tensor) -> torch.Tensor:
+        return _dense_weight(weight, self.table, self.in_channels)
 
 
 class LeNet5(torch.nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastcnn.core.backend import current_backend
-from fastcnn.core.packing import Fingerprints, slots
+from fastcnn.core.fingerprints import Fingerprints, slots
 from fastcnn.core.plan import Arenas
 from fastcnn.optimize import cuda_graphs, lower
 from fastcnn.optimize.fuse_conv_pool import fuse_conv_pool

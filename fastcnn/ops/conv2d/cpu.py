@@ -77,7 +77,7 @@ def _candidate(algorithm: str) -> Candidate:
                 input = layout.channels_last(input)
                 residual = None if residual is None else layout.channels_last(residual)
                 bias = None if bias is None else native_cpu.float32(bias)
-            weights = kept(weight, pack_key, pack)
+            weights = kept((weight,), pack_key, pack)
             if weights is not None:
                 return bound(input, weights, bias, residual, out)
             weights, form = source_of(weight)
