@@ -19,9 +19,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import fastcnn
 from fastcnn.core import ledger, native
 from fastcnn.core.selector import SELECTORS
+from fastcnn.core.version import VERSION
 from fastcnn.workbench.verify.kernels import verify as verify_kernels
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ def info() -> None:
         for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     ]
     for name, value in (
-        ("fastcnn", fastcnn.__version__),
+        ("fastcnn", VERSION),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"),
         ("native extension", native.unavailable or f"built by {build['compiler']}"),

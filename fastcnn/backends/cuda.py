@@ -5,17 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastcnn.core import layout, ledger, native, tuned
+from fastcnn.core import layout, ledger, native
 from fastcnn.core.backend import current_backend
 from fastcnn.core.candidate import Candidate, Runner
-
-if TYPE_CHECKING:
-    from fastcnn.ops.conv2d.contract import Conv2dProblem
 
 DTYPES: tuple[str, ...] = tuple(native.DTYPES.values())
 
@@ -158,21 +155,3 @@ def unary_candidate(op: str, function: str, native_problem: Callable[[Any], Any]
         return run
 
     return candidate(op, function, prepare, fallback)
-
-
-def conv2d_plans(struct: Any, device: Device, tf32: bool) -> list[Any]:
-    """Every plan that can run a convolution on a device, the one first that the cost model expects to be fastest."""
-    return kernels().conv2d_plans(
-        struct, device.capability, device.multiprocessors, device.shared_memory_per_block, tf32
-    )
-
-
-def conv2d_plan(struct: Any, problem: Conv2dProblem, tf32: bool, kernel: str | None = None) -> Any:
-    """The plan for a convolution: the tuned one, else the one that the cost model expects to be fastest.
-
-    kernel: only plans of this kernel ("sm90", "sm80", "sm80_gather"). None if there is no plan.
-    """
-    device = device_of(problem.device)
-    plans = [plan for plan in conv2d_plans(struct, device, tf32) if kernel in (None, plan.kernel)]
-    name = tuned.choices(device.name, "cuda").get(tuned.key(problem, tf32))
-    return next((plan for plan in plans if plan.name == name), plans[0] if plans else None)

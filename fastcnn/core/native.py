@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 extension: ModuleType | None
 unavailable: str | None  # why `extension` is None
 try:
-    from fastcnn import _C as extension  # type: ignore[attr-defined, no-redef]
+    extension = importlib.import_module("fastcnn._C")
 
     unavailable = None
 except ImportError as error:

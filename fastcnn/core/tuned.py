@@ -11,14 +11,9 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import torch
+from typing import Any, NamedTuple
 
 from fastcnn.core import ledger
-
-if TYPE_CHECKING:
-    from fastcnn.ops.conv2d.contract import Conv2dProblem
 
 PACKAGE, USER = ledger.PATH.parent, ledger.USER_PATH.parent
 FORMAT = 1  # a file of another version is refused by name
@@ -40,21 +35,9 @@ def file_name(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json"
 
 
-def key(p: Conv2dProblem, tf32: bool) -> str:
-    """A layer's name in the files; a linear layer is a 1x1 convolution of images of one pixel.
-
-    Strides in memory and the epilogue are left out: they change the time, hardly the choice.
-    """
-    dtype = "tf32" if tf32 and p.dtype == torch.float32 else str(p.dtype).removeprefix("torch.")
-    return (
-        f"conv2d {dtype} n{p.N} {p.H}x{p.W}x{p.C} k{p.K} {p.R}x{p.S} stride {p.stride[0]}x{p.stride[1]} "
-        f"pad {'x'.join(map(str, p.padding))} dilation {p.dilation[0]}x{p.dilation[1]} groups {p.groups}"
-    )
-
-
 @cache
 def choices(device: str, backend: str) -> dict[str, Any]:
-    """What to choose on a device, by `key`; empty where nothing was tuned."""
+    """What to choose on a device, by the layer's key (`tuning_key` of its operator); empty where nothing was tuned."""
     found: dict[str, Any] = {}
     for folder in (PACKAGE, USER):
         entries = read(folder / file_name(device))["entries"].get(backend, {})

@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-import fastcnn
+from fastcnn import functional
 from fastcnn.core import native
+from fastcnn.core.version import VERSION
 from fastcnn.models import get_model
 from fastcnn.models.lenet import LeNet5
+from fastcnn.optimize import optimize
 from fastcnn.workbench import classify, train
 from fastcnn.workbench.report.commands import progress_bar, warn_if_busy
 from fastcnn.workbench.report.plain import plain
@@ -127,7 +129,7 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
         maps, f6 = activations(lenet, digit)
         figures.feature_maps(output / "feature_maps.png", digit[0, 0], maps, label)
         centers = lenet.get_buffer("output.centers")
-        figures.distances(output / "rbf.png", f6, centers, fastcnn.functional.rbf(f6[None], centers)[0], label)
+        figures.distances(output / "rbf.png", f6, centers, functional.rbf(f6[None], centers)[0], label)
     figures.speeds(
         output / "speeds.png",
         [c.network for c in comparisons],
@@ -136,7 +138,7 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
         f"One picture through each network: {processor()}, {torch.get_num_threads()} threads",
     )
     results = {
-        "fastcnn": fastcnn.__version__,
+        "fastcnn": VERSION,
         "torch": torch.__version__,
         "processor": processor(),
         "instruction_set": native.extension.cpu.isa() if native.extension is not None else None,
@@ -220,7 +222,7 @@ def compare(name: str, variant: str, model: nn.Module, input: Tensor, what: str,
     # Made outside inference mode: weights made inside it have no version, so they would be packed at each call.
     double = plain(model).double()
     torch_model = plain(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fastcnn_model = fastcnn.optimize(model)
+    fastcnn_model = optimize(model)
 
     def error(output: Tensor) -> float:
         return ((output.double() - exact).norm() / exact.norm()).item()

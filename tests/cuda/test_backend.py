@@ -14,7 +14,9 @@ from fastcnn.backends import cuda as cuda_backend
 from fastcnn.core import tuned
 from fastcnn.core.backend import use_backend
 from fastcnn.core.candidate import Unsupported
+from fastcnn.ops.conv2d.contract import tuning_key
 from fastcnn.ops.conv2d.cpu import native_problem
+from fastcnn.ops.conv2d.cuda import conv2d_plan
 from fastcnn.optimize import vocabulary as v
 from fastcnn.workbench.report.cases import Call, Case
 from fastcnn.workbench.report.measure import relative_error
@@ -182,12 +184,12 @@ def test_every_plan_can_be_tuned_and_the_tuned_one_is_taken(emulated_device, mon
     for option in options:
         assert relative_error(option.prepare()(), layer.truth) < 1e-3, option.name
     struct = native_problem(layer.problem)
-    assert cuda_backend.conv2d_plan(struct, layer.problem, False).name == options[0].choice
-    choices = {tuned.key(layer.problem, False): options[-1].choice}
+    assert conv2d_plan(struct, layer.problem, False).name == options[0].choice
+    choices = {tuning_key(layer.problem, False): options[-1].choice}
     monkeypatch.setattr(tuned, "choices", lambda device, backend: choices if backend == "cuda" else {})
-    assert cuda_backend.conv2d_plan(struct, layer.problem, False).name == options[-1].choice
-    choices[tuned.key(layer.problem, False)] = "sm70/1x1"  # of a version that had such a kernel
-    assert cuda_backend.conv2d_plan(struct, layer.problem, False).name == options[0].choice
+    assert conv2d_plan(struct, layer.problem, False).name == options[-1].choice
+    choices[tuning_key(layer.problem, False)] = "sm70/1x1"  # of a version that had such a kernel
+    assert conv2d_plan(struct, layer.problem, False).name == options[0].choice
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from parity import DTYPES, Slice, check
 import fastcnn
 from fastcnn import ops
 from fastcnn.backends.triton import common, cost
-from fastcnn.backends.triton.common import TARGETS
 from fastcnn.backends.triton.cost import Config
+from fastcnn.backends.triton.target import TARGETS
 from fastcnn.core import activations
 from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, descriptor_reason, gemm_of, wide_taps
 from fastcnn.workbench.report.cases import TINY, Case

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from fastcnn.backends.triton.common import TARGETS
+from fastcnn.backends.triton.target import TARGETS
 from fastcnn.workbench.verify.triton_sweep import Row, compile_table
 
 UNIT = {80: "mma", 90: "wgmma", 100: "tcgen05"}

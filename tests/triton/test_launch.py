@@ -19,9 +19,11 @@ pytest.importorskip("triton")
 
 from fastcnn.backends.triton import common as triton_common
 from fastcnn.backends.triton import cost
-from fastcnn.backends.triton.common import TARGETS, Launch
+from fastcnn.backends.triton.common import Launch
+from fastcnn.backends.triton.target import TARGETS
 from fastcnn.core import tuned
 from fastcnn.ops.conv2d import triton_launch
+from fastcnn.ops.conv2d.contract import tuning_key
 from fastcnn.ops.conv2d.triton_launch import Conv2d, box, candidates, descriptor_reason, gemm_of
 from fastcnn.workbench.verify.triton_cases import CONVOLUTIONS, conv2d_problem
 
@@ -375,17 +377,17 @@ def test_tuned_choice_wins(monkeypatch):
     monkeypatch.setattr(tuned, "choices", lambda device, backend: choices if backend == "triton" else {})
     before = Conv2d(problem, TARGETS[90]).config
     for chosen in (found[0], found[-1]):
-        choices[tuned.key(problem, True)] = cost.entry(chosen)
+        choices[tuning_key(problem, True)] = cost.entry(chosen)
         assert Conv2d(problem, TARGETS[90]).config == chosen
         reason = triton_launch.descriptor_against(problem, TARGETS[90], True)
         assert reason is None if chosen.descriptor else "tuned: " in reason
     # A choice of an older version, or of another precision, is no candidate.
-    choices[tuned.key(problem, True)] = {**cost.entry(found[0]), "block_m": 48}
+    choices[tuning_key(problem, True)] = {**cost.entry(found[0]), "block_m": 48}
     assert Conv2d(problem, TARGETS[90]).config == before
     strict = problem._replace(dtype=torch.float32)
-    choices[tuned.key(strict, True)] = cost.entry(found[-1])
+    choices[tuning_key(strict, True)] = cost.entry(found[-1])
     assert Conv2d(strict, TARGETS[90], allow_tf32=True).config == found[-1]
-    assert tuned.key(strict, True) != tuned.key(strict, False)
+    assert tuning_key(strict, True) != tuning_key(strict, False)
 
 
 def test_configurations_are_valid():

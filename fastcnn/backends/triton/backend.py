@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -12,15 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastcnn.backends.triton.target import INTERPRETING, LAUNCH_SECONDS, target_of
 from fastcnn.core import layout, ledger
 from fastcnn.core.backend import current_backend
 from fastcnn.core.candidate import Candidate, Runner
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-
-# Read once, as triton reads it at its import.
-INTERPRETING = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def reason_against(
@@ -101,9 +98,6 @@ def memory_note(elements: Callable[[Any], int]) -> Callable[[Any], str]:
     """The note of a kernel that memory bounds: `elements` counts what it must read and write, once each."""
 
     def note(problem: Any) -> str:
-        from fastcnn.backends.triton.common import target_of
-        from fastcnn.backends.triton.cost import LAUNCH_SECONDS
-
         target, size = target_of(problem.device), elements(problem) * problem.dtype.itemsize
         seconds = LAUNCH_SECONDS + size / target.dram_bytes
         return f"on {target.name}: predicted {seconds * 1e6:.1f} us, {size / 1e6:.1f} MB of memory (never measured)"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import triton
 
-from fastcnn.backends.triton.common import TARGETS, Launch, ceil_div
+from fastcnn.backends.triton.common import Launch
+from fastcnn.backends.triton.target import TARGETS, ceil_div
 
 TENSOR_CORE = {"HMMA": "mma", "HGMMA": "wgmma", "UTCHMMA": "tcgen05", "UTCQMMA": "tcgen05"}
 REGISTERS_PER_SM = 64 << 10

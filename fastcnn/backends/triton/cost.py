@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from fastcnn.backends.triton.common import Target, ceil_div
+from fastcnn.backends.triton.target import LAUNCH_SECONDS, Target, ceil_div
 
 TUNING = Path(__file__).parents[2] / "tuning"
 
-LAUNCH_SECONDS = 2.5e-6  # a kernel's start and end on a stream
 FETCH_SECONDS = 0.8e-6  # one dependent load from L2 or memory, with its synchronisation
 SHARED_BYTES_PER_SECOND = 128 * 1.7e9  # one SM's shared memory
 

@@ -178,3 +178,15 @@ def backward(ctx: Any, grad: Tensor, stride: Any, padding: Any, dilation: Any, g
         grad_bias if needs_bias else None,
         grad if needs_residual and residual is not None else None,
     )
+
+
+def tuning_key(p: Conv2dProblem, tf32: bool) -> str:
+    """A layer's name in tuning files; a linear layer is a 1x1 convolution of images of one pixel.
+
+    Strides in memory and the epilogue are left out: they change the time, hardly the choice.
+    """
+    dtype = "tf32" if tf32 and p.dtype == torch.float32 else str(p.dtype).removeprefix("torch.")
+    return (
+        f"conv2d {dtype} n{p.N} {p.H}x{p.W}x{p.C} k{p.K} {p.R}x{p.S} stride {p.stride[0]}x{p.stride[1]} "
+        f"pad {'x'.join(map(str, p.padding))} dilation {p.dilation[0]}x{p.dilation[1]} groups {p.groups}"
+    )

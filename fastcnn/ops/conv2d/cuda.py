@@ -10,10 +10,10 @@ from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.backends.triton import backend as triton_backend
-from fastcnn.core import layout, native
+from fastcnn.core import layout, native, tuned
 from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.core.packing import packed
-from fastcnn.ops.conv2d.contract import Conv2dProblem
+from fastcnn.ops.conv2d.contract import Conv2dProblem, tuning_key
 from fastcnn.ops.conv2d.cpu import native_problem
 from fastcnn.ops.conv2d.reference import CANDIDATES as REFERENCE
 
@@ -38,6 +38,24 @@ class Convolution:
         )  # fmt: skip
 
 
+def conv2d_plans(struct: Any, device: cuda_backend.Device, tf32: bool) -> list[Any]:
+    """Every plan that can run a convolution on a device, the one first that the cost model expects to be fastest."""
+    return cuda_backend.kernels().conv2d_plans(
+        struct, device.capability, device.multiprocessors, device.shared_memory_per_block, tf32
+    )
+
+
+def conv2d_plan(struct: Any, problem: Conv2dProblem, tf32: bool, kernel: str | None = None) -> Any:
+    """The plan for a convolution: the tuned one, else the one that the cost model expects to be fastest.
+
+    kernel: only plans of this kernel ("sm90", "sm80", "sm80_gather"). None if there is no plan.
+    """
+    device = cuda_backend.device_of(problem.device)
+    plans = [plan for plan in conv2d_plans(struct, device, tf32) if kernel in (None, plan.kernel)]
+    name = tuned.choices(device.name, "cuda").get(tuning_key(problem, tf32))
+    return next((plan for plan in plans if plan.name == name), plans[0] if plans else None)
+
+
 def by_precision(
     struct: Any, problem: Conv2dProblem, kind: str, kernel: str | None = None
 ) -> Callable[[], Convolution]:
@@ -48,9 +66,7 @@ def by_precision(
         tf32 = triton_backend.tf32_allowed(kind)
         if tf32 not in prepared:
             # A precision that the kernel lacks (strict float32 on wgmma) is served by another one.
-            plan = cuda_backend.conv2d_plan(struct, problem, tf32, kernel) or cuda_backend.conv2d_plan(
-                struct, problem, tf32
-            )
+            plan = conv2d_plan(struct, problem, tf32, kernel) or conv2d_plan(struct, problem, tf32)
             prepared[tf32] = Convolution(struct, problem.device, plan)
         return prepared[tf32]
 
@@ -62,8 +78,8 @@ def _candidate(name: str) -> Candidate:
 
     def supports(problem: Conv2dProblem) -> str | None:
         struct, tf32 = native_problem(problem), triton_backend.tf32_allowed("conv")
-        own = cuda_backend.conv2d_plan(struct, problem, tf32, kernel)
-        best = cuda_backend.conv2d_plan(struct, problem, tf32)
+        own = conv2d_plan(struct, problem, tf32, kernel)
+        best = conv2d_plan(struct, problem, tf32)
         if own is None:
             return _reason(struct, problem, kernel, tf32)
         better = f"conv2d_{best.kernel}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.backends.triton.target import target_of
 from fastcnn.core import layout
 from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.core.packing import packed
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def _kernel(problem: Conv2dProblem, descriptor: bool) -> Conv2d:
-    from fastcnn.backends.triton.common import target_of
     from fastcnn.ops.conv2d.triton_launch import Conv2d
 
     tf32 = triton_backend.tf32_allowed("conv")
@@ -28,7 +28,6 @@ def _candidate(name: str, descriptor: bool) -> Candidate:
     def supports(problem: Conv2dProblem) -> str | None:
         if not descriptor:
             return None
-        from fastcnn.backends.triton.common import target_of
         from fastcnn.ops.conv2d.triton_launch import descriptor_against
 
         return descriptor_against(problem, target_of(problem.device), triton_backend.tf32_allowed("conv"))

@@ -14,7 +14,8 @@ import torch
 
 from fastcnn.backends.triton import common
 from fastcnn.backends.triton.backend import output_stride
-from fastcnn.backends.triton.common import Launch, activate, ceil_div, dot, jit, next_power_of_2, tl
+from fastcnn.backends.triton.common import Launch, activate, dot, jit, next_power_of_2, tl
+from fastcnn.backends.triton.target import ceil_div
 from fastcnn.ops.conv2d.triton_kernels import load_taps
 from fastcnn.ops.conv2d.triton_launch import pack_weight, precision, tap_constants, tap_stride, wide_taps
 from fastcnn.ops.fused import FusedProblem

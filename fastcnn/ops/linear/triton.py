@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fastcnn.backends.triton import backend as triton_backend
+from fastcnn.backends.triton.target import target_of
 from fastcnn.core.candidate import Runner
 from fastcnn.core.packing import packed
 from fastcnn.ops.conv2d.contract import Conv2dProblem
@@ -35,7 +36,6 @@ def _supports(problem: LinearProblem) -> str | None:
 
 
 def _kernel(problem: LinearProblem) -> Conv2d:
-    from fastcnn.backends.triton.common import target_of
     from fastcnn.ops.conv2d.triton_launch import Conv2d
 
     tf32 = triton_backend.tf32_allowed("matmul")

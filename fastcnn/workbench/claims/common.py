@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import fastcnn
+from fastcnn.optimize import optimize
 from fastcnn.workbench.report.measure import TOLERANCE, WrongResult, relative_error
 from fastcnn.workbench.report.plain import plain
 from fastcnn.workbench.report.timing import Effort, Run, Samples, interleave
@@ -88,7 +88,7 @@ def compare(models: Mapping[str, nn.Module], input: Tensor, effort: Effort) -> d
     truths: dict[str, Tensor] = {}
     for name, model in models.items():
         eager = plain(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        fast = fastcnn.optimize(model)
+        fast = optimize(model)
         with torch.inference_mode():
             truth = copy.deepcopy(eager).double()(input.double())
         for engine, module in zip(ENGINES, (fast, eager), strict=True):

@@ -14,9 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
-import fastcnn
 from fastcnn.models import alexnet
 from fastcnn.models.two_devices import TwoDeviceAlexNet
+from fastcnn.optimize import optimize
 from fastcnn.workbench.claims.common import Claim, Found, Part, Progress, Row, Tables, milliseconds, parameters
 from fastcnn.workbench.demo import randomise
 from fastcnn.workbench.report.measure import TOLERANCE, WrongResult, relative_error
@@ -106,7 +106,7 @@ def measure(effort: Effort, progress: Progress) -> Found:
     each = max(1, threads // 2)
     _prepare_pictures()
     model = _network()
-    optimized, eager = fastcnn.optimize(model), plain(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimized, eager = optimize(model), plain(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rows: list[Row] = []
     progress("starting two processes")
     with _two_processes(each) as connections:

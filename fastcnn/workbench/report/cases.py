@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections import Counter
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fastcnn import functional
+from fastcnn import functional, models
 from fastcnn.workbench.report import classifiers
 from fastcnn.workbench.report.plain import EAGER, plain
 
@@ -30,8 +31,6 @@ class Network:
     input: tuple[int, int, int] = (3, 224, 224)
 
     def build(self) -> nn.Module:
-        from fastcnn import models
-
         arguments: dict[str, Any] = {} if self.variant is None else {"variant": self.variant}
         if self.builder == "googlenet":
             arguments["aux_logits"] = False
@@ -193,7 +192,6 @@ class Workload:
 
     def truth(self) -> Tensor:
         """The result in float64, from the values that the contenders get (after rounding to their dtype)."""
-        import copy
 
         def double(value: Any) -> Any:
             return [double(v) for v in value] if isinstance(value, list) else value.double()

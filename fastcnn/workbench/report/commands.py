@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fastcnn.workbench.report import measure, results, roofline, suite, timing
+from fastcnn.workbench.report import measure, page, results, roofline, suite, timing
 from fastcnn.workbench.report.cases import KINDS, Case
 from fastcnn.workbench.report.measure import Measurement, WrongResult
-from fastcnn.workbench.report.results import Results, Row
-from fastcnn.workbench.report.summary import ORDER, best_other, slower
+from fastcnn.workbench.report.results import Results
+from fastcnn.workbench.report.summary import ORDER, missing_reasons, seconds, slower, title
 
 
 def bench(
@@ -135,34 +135,8 @@ def print_table(made: Results, console: Console) -> None:
         console.print(f"missing in {count} cases: {name}: {reason}", highlight=False, markup=False)
 
 
-def missing_reasons(made: Results) -> dict[str, tuple[str, int]]:
-    """For each contender that did not take part somewhere: a reason and how many cases it missed."""
-    found: dict[str, tuple[str, int]] = {}
-    for entry in made.about["missing"]:
-        reason, count = found.get(entry["contender"], (entry["reason"], 0))
-        found[entry["contender"]] = (reason, count + 1)
-    return found
-
-
-def title(row: Row) -> str:
-    """A case in words."""
-    image = f", {row.image} px" if row.image else ""
-    dtype = f", {row.dtype}" if row.dtype != "float32" else ""
-    return f"{row.label}, batch {row.batch}{image}{dtype}"
-
-
-def seconds(value: float) -> str:
-    """A time in the unit that suits it."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}" if value / scale < 100 else f"{value / scale:.0f} {unit}"
-    return f"{value / 1e-9:.0f} ns"
-
-
 def report(console: Console, files: list[Path], against: Path | None, output: Path) -> Path:
     """Writes the HTML page and its plots for the result files, and prints what got slower since `against`."""
-    from fastcnn.workbench.report import page
-
     loaded = [Results.load(file) for file in files]
     old = None if against is None else Results.load(against)
     path = page.write(loaded, old, output)
@@ -212,6 +186,3 @@ def batch(text: str) -> int:
 
 def split(names: str) -> tuple[str, ...]:
     return tuple(filter(None, (name.strip() for name in names.split(","))))
-
-
-__all__ = ["bench", "best_other", "missing_reasons", "print_table", "report", "seconds", "title"]

@@ -7,6 +7,7 @@ raises Missing, with a reason that the report prints, where the contender cannot
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fastcnn.optimize import optimize
 from fastcnn.workbench.report import peers
 from fastcnn.workbench.report.cases import KINDS, Case, Workload
 from fastcnn.workbench.report.peers import Missing
@@ -44,10 +46,8 @@ def _fastcnn(workload: Workload) -> Run:
     """The optimised network, or the operator."""
     if workload.case.kind not in ("network", "classifier"):
         return _call(workload.fast, workload)
-    import fastcnn
-
     (input,) = workload.inputs.values()
-    optimised = workload.optimised = fastcnn.optimize(workload.fast)  # type: ignore[attr-defined]
+    optimised = workload.optimised = optimize(workload.fast)  # type: ignore[attr-defined]
     if input.is_cuda:
         return _graphed(optimised, workload)
     return _call(optimised, workload)
@@ -55,9 +55,7 @@ def _fastcnn(workload: Workload) -> Run:
 
 def _unpacked(workload: Workload) -> Run:
     """The optimised network with no copy of its weights: each call packs them."""
-    import fastcnn
-
-    return _call(fastcnn.optimize(workload.fast, prepack=False), workload)  # type: ignore[arg-type]
+    return _call(optimize(workload.fast, prepack=False), workload)  # type: ignore[arg-type]
 
 
 def _layers(workload: Workload) -> Run:
@@ -120,8 +118,6 @@ def fuse_epilogues(model: fx.GraphModule, convolution: Callable[..., Tensor]) ->
 
     What a user of cuDNN's fused calls would write by hand: the baseline that the project has to beat on a GPU.
     """
-    import copy
-
     model = copy.deepcopy(model)
     graph = model.graph
 

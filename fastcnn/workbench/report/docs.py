@@ -36,10 +36,9 @@ from typing import Any
 
 from fastcnn.workbench.claims import show
 from fastcnn.workbench.claims.record import load as load_claims
-from fastcnn.workbench.report.commands import seconds
 from fastcnn.workbench.report.plots import network_cases
 from fastcnn.workbench.report.results import Results, Row
-from fastcnn.workbench.report.summary import NAMES, ORDER, geometric_mean, speed_up
+from fastcnn.workbench.report.summary import NAMES, ORDER, geometric_mean, seconds, speed_up
 
 _FIGURE = re.compile(
     r"(?P<open><!-- fastcnn(?:\((?P<device>[^)]*)\))?: (?P<what>[^>]*?) -->)(?P<old>.*?)(?P<close><!-- end -->)",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcnn.workbench.report.cases import Case
+from fastcnn.workbench.report.contenders import CONTENDERS
 
 
 def measure(case: Case, contender: str, threads: int) -> int | None:
@@ -48,8 +49,6 @@ def _status(field: str) -> int:
 
 
 def _prepare(network: str, batch: int, contender: str) -> Any:
-    from fastcnn.workbench.report.contenders import CONTENDERS
-
     run = CONTENDERS[contender].prepare(Case("network", network, network, batch).build())
     run()
     return run

@@ -8,9 +8,18 @@ from html import escape
 from pathlib import Path
 
 from fastcnn.workbench.report import plots
-from fastcnn.workbench.report.commands import missing_reasons, seconds, title
 from fastcnn.workbench.report.results import Results, Row
-from fastcnn.workbench.report.summary import NAMES, ORDER, best_other, geometric_mean, slower, speed_up
+from fastcnn.workbench.report.summary import (
+    NAMES,
+    ORDER,
+    best_other,
+    geometric_mean,
+    missing_reasons,
+    seconds,
+    slower,
+    speed_up,
+    title,
+)
 
 CAPTIONS = {
     "networks": "Each bar: another engine's time over fastcnn's, in the same run, taking turns.",

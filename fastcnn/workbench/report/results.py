@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from fastcnn.core import native
 from fastcnn.workbench.report.timing import Samples
 
 # Rows that this version writes and reads; a file of another version is refused by name.
@@ -172,8 +173,6 @@ def device_name(device: str = "cpu") -> str:
 
 def file_name(device: str = "cpu") -> str:
     """The name of this device's result file: amd-epyc-avx512-2-threads.json."""
-    from fastcnn.core import native
-
     parts = [device_name(device)]
     if device == "cpu":
         if native.extension is not None:
@@ -243,8 +242,6 @@ def commit() -> dict[str, Any]:
 
 def about(device: str, ceilings: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """What `Results.about` holds, at the start of a run."""
-    from fastcnn.core import native
-
     return {
         "format": FORMAT,
         "device": device_name(device),

@@ -83,3 +83,27 @@ def slower(new: Results, old: Results, by: float = 1.1) -> list[Change]:
         if change.ratio > by and grown:
             found.append(change)
     return sorted(found, key=lambda change: -change.ratio)
+
+
+def missing_reasons(made: Results) -> dict[str, tuple[str, int]]:
+    """For each contender that did not take part somewhere: a reason and how many cases it missed."""
+    found: dict[str, tuple[str, int]] = {}
+    for entry in made.about["missing"]:
+        reason, count = found.get(entry["contender"], (entry["reason"], 0))
+        found[entry["contender"]] = (reason, count + 1)
+    return found
+
+
+def title(row: Row) -> str:
+    """A case in words."""
+    image = f", {row.image} px" if row.image else ""
+    dtype = f", {row.dtype}" if row.dtype != "float32" else ""
+    return f"{row.label}, batch {row.batch}{image}{dtype}"
+
+
+def seconds(value: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}" if value / scale < 100 else f"{value / scale:.0f} {unit}"
+    return f"{value / 1e-9:.0f} ns"

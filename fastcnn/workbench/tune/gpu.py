@@ -24,12 +24,14 @@ from rich.console import Console
 from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
+from fastcnn.backends.triton.target import target_of
 from fastcnn.core import tuned
 from fastcnn.core.backend import use_backend
 from fastcnn.core.explain import explain
 from fastcnn.core.selector import SELECTORS
-from fastcnn.ops.conv2d.contract import Conv2dProblem
-from fastcnn.ops.conv2d.cuda import Convolution
+from fastcnn.ops.conv2d.contract import Conv2dProblem, tuning_key
+from fastcnn.ops.conv2d.cpu import native_problem
+from fastcnn.ops.conv2d.cuda import Convolution, conv2d_plans
 from fastcnn.ops.linear.triton import as_conv2d
 from fastcnn.workbench.report import results, timing
 from fastcnn.workbench.report.cases import Case, Selection
@@ -126,8 +128,6 @@ def layer_of(case: Case) -> Layer:
 
 def cuda_options(layer: Layer, tf32: bool) -> Iterator[Option]:
     """Every plan of the CUDA kernels, the one first that the cost model takes."""
-    from fastcnn.ops.conv2d.cpu import native_problem
-
     struct, device = native_problem(layer.problem), layer.problem.device
 
     def prepare(plan: Any) -> Run:
@@ -140,14 +140,13 @@ def cuda_options(layer: Layer, tf32: bool) -> Iterator[Option]:
 
         return run
 
-    for plan in cuda_backend.conv2d_plans(struct, cuda_backend.device_of(device), tf32):
+    for plan in conv2d_plans(struct, cuda_backend.device_of(device), tf32):
         yield Option(plan.name, plan.name, partial(prepare, plan))
 
 
 def triton_options(layer: Layer, tf32: bool) -> Iterator[Option]:
     """Every configuration of the Triton kernel, the one first that the cost model takes."""
     from fastcnn.backends.triton import cost
-    from fastcnn.backends.triton.common import target_of
     from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, gemm_of
 
     problem, target = layer.problem, target_of(layer.problem.device)
@@ -177,7 +176,7 @@ def tune_layer(case: Case, tf32: bool, backend: str, effort: Effort, most: int =
     """
     layer = layer_of(case)
     options = {option.name: option for option in list(OPTIONS[backend](layer, tf32))[: most or None]}
-    found = Tuned(tuned.key(layer.problem, tf32), model=next(iter(options), ""))
+    found = Tuned(tuning_key(layer.problem, tf32), model=next(iter(options), ""))
     allowed = TF32_ERROR if tf32 else TOLERANCE[case.dtype]
     device = layer.problem.device
     runs: dict[str, Run] = {}

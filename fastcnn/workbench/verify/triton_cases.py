@@ -9,7 +9,8 @@ import torch
 
 from fastcnn import ops
 from fastcnn.backends.triton.backend import DTYPES
-from fastcnn.backends.triton.common import TARGETS, Launch, Target
+from fastcnn.backends.triton.common import Launch
+from fastcnn.backends.triton.target import TARGETS, Target
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, gemm_of
 from fastcnn.ops.conv2d_max_pool2d.triton_kernels import Conv2dMaxPool2d
