@@ -236,8 +236,10 @@ void bind_cuda(py::module_ m) {
   m.doc() = "CUDA kernels. Addresses and streams are ints, 0 where there is none; launches do not wait.";
 #ifdef FASTCNN_EMULATED
   m.attr("architectures") = py::make_tuple("emulated");
+  m.attr("source") = "emulated";
 #else
   m.attr("architectures") = py::str(FASTCNN_CUDA_ARCHS).attr("split")(",");
+  m.attr("source") = FASTCNN_CUDA_SOURCE;  // a hash, by which the ledger knows what it verified
 #endif
   m.def(
       "unavailable",

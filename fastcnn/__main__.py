@@ -22,7 +22,7 @@ from rich.table import Table
 from fastcnn.core import ledger, native
 from fastcnn.core.selector import SELECTORS
 from fastcnn.core.version import VERSION
-from fastcnn.workbench.verify.kernels import verify as verify_kernels
+from fastcnn.workbench.verify import kernels as verification
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Hand-written kernels for convolutional networks in PyTorch."
@@ -339,21 +339,26 @@ def list_kernels() -> list[dict[str, Any]]:
 def verify(
     output: Annotated[Path, typer.Option(help="The ledger to write; the user's own unless given.")] = ledger.USER_PATH,
     only: Annotated[str, typer.Option(help="Only kernels whose name holds this text: conv2d.cuda.")] = "",
+    backends: Annotated[str, typer.Option(help="Comma-separated: cuda, triton.")] = "cuda,triton",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at once; timings are made by one alone.")] = 4,
+    seconds: Annotated[float, typer.Option(help="For one plan, compiling included, before it counts as hanging.")] = 60,
+    minutes: Annotated[float, typer.Option(help="Nothing new is begun after these; the same command goes on.")] = 60,
+    races: Annotated[bool, typer.Option(help="Time what is right beside PyTorch's operators.")] = True,
+    again: Annotated[bool, typer.Option(help="Also what the ledger has already.")] = False,
 ) -> None:
-    """Runs every GPU kernel on this machine's GPU against float64 and enters what passed into the hardware ledger."""
+    """Runs every GPU kernel on this machine's GPU against float64, times what is right beside PyTorch's own operators,
+    and enters both into the hardware ledger: there the kernels that won are chosen from then on. About 5 minutes."""
     if not torch.cuda.is_available():
         console.print("verify: no GPU is visible; GPU kernels stay not yet run on hardware")
         raise typer.Exit(1)
-    outcomes = []
-    for outcome in verify_kernels(torch.device("cuda", torch.cuda.current_device()), only=only):
-        outcomes.append(outcome)
-        # At once: what a later kernel does to the device must not take this one's entry with it.
-        ledger.write(output, [outcome.entry] if outcome.entry else [])
-        passed = f"error {outcome.entry.error:.1e}, {outcome.entry.microseconds:.0f} us" if outcome.entry else ""
-        console.print(f"{outcome.kernel} {outcome.dtype}: {passed or 'FAILED: ' + outcome.problem}")
-    failed = sum(outcome.entry is None for outcome in outcomes)
-    console.print(f"{len(outcomes) - failed} verified, {failed} not; written to {output}")
-    raise typer.Exit(1 if failed else 0)
+    options = verification.Options(
+        backends=tuple(backends.split(",")), only=only, again=again, jobs=jobs, seconds=seconds, minutes=minutes,
+        races=races,
+    )  # fmt: skip
+    report = verification.verify(output, options, lambda line: console.print(line, highlight=False, markup=False))
+    for line in [*verification.summary(report), f"written to {output}"]:
+        console.print(line, highlight=False, markup=False)
+    raise typer.Exit(1 if report.failed or report.lost_races else 0)
 
 
 def _print_kernels() -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastcnn.backends.triton import backend as triton_backend
 from fastcnn.core import layout, ledger, native
 from fastcnn.core.backend import current_backend
 from fastcnn.core.candidate import Candidate, Runner
@@ -77,10 +78,10 @@ def _runs_on(capability: tuple[int, int]) -> bool:
     return False
 
 
-def reason_against(kernel: str, problem: Any, copies: bool = False) -> str | None:
+def reason_against(kernel: str, problem: Any, copies: bool = False, products: str | None = None) -> str | None:
     """Why the kernel "<op>.cuda.<name>" cannot or should not take the problem; None if it may.
 
-    copies: the kernel only moves bytes, so that every dtype will do.
+    copies: the kernel only moves bytes, so that every dtype will do. products: see `triton_backend.dtype_key`.
     """
     if native.extension is None:
         return native.unavailable
@@ -97,7 +98,11 @@ def reason_against(kernel: str, problem: Any, copies: bool = False) -> str | Non
         return f"fastcnn was built for {', '.join(architectures())}, the device is {device.architecture}"
     if current_backend() == "cuda":
         return None
-    return ledger.reason_against(kernel, native.DTYPES.get(problem.dtype, "float32"), device.architecture)
+    dtype = triton_backend.dtype_key(problem.dtype, products)
+    ledger.hint(device.architecture, device.name)
+    return ledger.reason_against(kernel, dtype, device.architecture) or ledger.reason_against_race(
+        kernel, dtype, device.name, ledger.kind(problem)
+    )
 
 
 def candidate(
@@ -107,6 +112,7 @@ def candidate(
     fallback: Candidate,
     supports: Callable[[Any], str | None] = lambda problem: None,
     copies: bool = False,
+    products: str | None = None,
 ) -> Candidate:
     """A CUDA candidate. `supports` adds what this kernel needs beyond what all need.
 
@@ -132,7 +138,7 @@ def candidate(
     return Candidate(
         "cuda",
         name,
-        lambda problem: reason_against(kernel, problem, copies) or supports(problem),
+        lambda problem: reason_against(kernel, problem, copies, products) or supports(problem),
         prepare_with_fallback,
         dtypes=("every dtype of PyTorch",) if copies else DTYPES,
         architectures=architectures(),
@@ -155,3 +161,14 @@ def unary_candidate(op: str, function: str, native_problem: Callable[[Any], Any]
         return run
 
     return candidate(op, function, prepare, fallback)
+
+
+def plan_key(plan: Any) -> str:
+    """A plan as the ledger has it: into how many parts a sum is split is left out, every number runs the same code."""
+    return f"{plan.tile_m}x{plan.tile_n}{'/split' if plan.splits > 1 else ''}"
+
+
+def conv2d_plan_against(plan: Any, dtype: torch.dtype, tf32: bool, device: Device) -> str | None:
+    """Why a plan must not be chosen by default; None if it was verified."""
+    name = "tf32" if tf32 and dtype == torch.float32 else native.DTYPES[dtype]
+    return ledger.reason_against(f"conv2d.cuda.conv2d_{plan.kernel}", name, device.architecture, plan_key(plan))

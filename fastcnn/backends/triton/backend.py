@@ -17,7 +17,7 @@ from fastcnn.core.backend import current_backend
 from fastcnn.core.candidate import Candidate, Runner
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+ARCHITECTURES: tuple[str, ...] = ("sm_75", "sm_80", "sm_87", "sm_90", "sm_100", "sm_110", "sm_120")
 
 
 def reason_against(
@@ -39,14 +39,33 @@ def reason_against(
     if INTERPRETING:
         return None if demanded else "Triton's interpreter runs only where the backend is demanded"
     major, minor = torch.cuda.get_device_capability(problem.device)
-    if major < 8:
-        return f"sm_{major}{minor} is older than sm_80"
+    if (major, minor) < (7, 5):
+        return f"sm_{major}{minor} is older than sm_75"
     if not demanded:
-        dtype = DTYPES.get(problem.dtype, "float32")
-        if dtype == "float32" and products is not None and tf32_allowed(products):
-            dtype = "tf32"
-        return ledger.reason_against(kernel, dtype, f"sm_{major}{minor}")
+        dtype = dtype_key(problem.dtype, products)
+        name = torch.cuda.get_device_name(problem.device)
+        ledger.hint(f"sm_{major}{minor}", name)
+        return ledger.reason_against(kernel, dtype, f"sm_{major}{minor}") or ledger.reason_against_race(
+            kernel, dtype, name, ledger.kind(problem)
+        )
     return None
+
+
+def plan_against(kernel: str, problem: Any, plan: Callable[[], str], products: str | None = None) -> str | None:
+    """Why the configuration that a kernel would run a problem by must not be chosen by default; None if it may."""
+    if INTERPRETING or current_backend() == "triton":
+        return None
+    major, minor = torch.cuda.get_device_capability(problem.device)
+    return ledger.reason_against(kernel, dtype_key(problem.dtype, products), f"sm_{major}{minor}", plan())
+
+
+def dtype_key(dtype: torch.dtype, products: str | None) -> str:
+    """A dtype as the ledger has it: "tf32" where the kernel multiplies float32 and PyTorch lets it round to that.
+
+    products: "conv" or "matmul" where the kernel multiplies on tensor cores, at the precision PyTorch sets for it.
+    """
+    name = DTYPES.get(dtype, "float32")
+    return "tf32" if name == "float32" and products is not None and tf32_allowed(products) else name
 
 
 def output_stride(problem: Any) -> int:

@@ -76,6 +76,11 @@ def entry(config: Config) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(config).items() if name != "spills"}
 
 
+def plan_key(config: Config) -> str:
+    """A configuration as the ledger has it: into how many parts a sum is split is left out."""
+    return f"{dataclasses.replace(config, splits=1)}{' split' if config.splits > 1 else ''}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Gemm:
     """A convolution or linear layer as a cost model sees it: `taps` x C inner elements for M x K outputs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.backends.triton import backend as triton_backend
 from fastcnn.core import layout, native, tuned
+from fastcnn.core.backend import current_backend
 from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.core.packing import packed
 from fastcnn.ops.conv2d.contract import Conv2dProblem, tuning_key
@@ -48,10 +50,13 @@ def conv2d_plans(struct: Any, device: cuda_backend.Device, tf32: bool) -> list[A
 def conv2d_plan(struct: Any, problem: Conv2dProblem, tf32: bool, kernel: str | None = None) -> Any:
     """The plan for a convolution: the tuned one, else the one that the cost model expects to be fastest.
 
-    kernel: only plans of this kernel ("sm90", "sm80", "sm80_gather"). None if there is no plan.
+    kernel: only plans of this kernel ("sm90", "sm80", "sm80_gather"). None if there is no plan. Where the backend is
+    not demanded, plans that the ledger does not show verified are none.
     """
     device = cuda_backend.device_of(problem.device)
     plans = [plan for plan in conv2d_plans(struct, device, tf32) if kernel in (None, plan.kernel)]
+    if current_backend() != "cuda":
+        plans = [p for p in plans if cuda_backend.conv2d_plan_against(p, problem.dtype, tf32, device) is None]
     name = tuned.choices(device.name, "cuda").get(tuning_key(problem, tf32))
     return next((plan for plan in plans if plan.name == name), plans[0] if plans else None)
 
@@ -81,30 +86,48 @@ def _candidate(name: str) -> Candidate:
         own = conv2d_plan(struct, problem, tf32, kernel)
         best = conv2d_plan(struct, problem, tf32)
         if own is None:
-            return _reason(struct, problem, kernel, tf32)
+            return _reason(struct, problem, kernel, tf32) or "none of its plans for this problem is verified"
         better = f"conv2d_{best.kernel}"
-        if better != name and cuda_backend.reason_against(f"conv2d.cuda.{better}", problem) is None:
+        if better != name and cuda_backend.reason_against(f"conv2d.cuda.{better}", problem, products="conv") is None:
             return f"{best.name} {cuda_backend.SLOWER}"
         return None
 
     def prepare(problem: Conv2dProblem) -> Runner:
-        shape = problem.output_shape
-        convolution = by_precision(native_problem(problem), problem, "conv", kernel)
+        return runner(problem, by_precision(native_problem(problem), problem, "conv", kernel))
 
-        def run(
-            input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None
-        ) -> Tensor:
-            x = layout.channels_last(input)
-            w = packed(weight, "cuda.krsc", lambda weight: weight.contiguous(memory_format=torch.channels_last))
-            b = None if bias is None else bias.contiguous()
-            r = None if residual is None else layout.channels_last(residual)
-            y = layout.empty(shape, input) if out is None else out
-            convolution()(x, w, b, r, y)
-            return y
+    return cuda_backend.candidate("conv2d", name, prepare, REFERENCE[0], supports, products="conv")
 
-        return run
 
-    return cuda_backend.candidate("conv2d", name, prepare, REFERENCE[0], supports)
+def runner(problem: Conv2dProblem, convolution: Callable[[], Convolution]) -> Runner:
+    """What runs the problem by the convolution that is asked for at each call."""
+    shape = problem.output_shape
+
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None) -> Tensor:
+        x = layout.channels_last(input)
+        w = packed(weight, "cuda.krsc", lambda weight: weight.contiguous(memory_format=torch.channels_last))
+        b = None if bias is None else bias.contiguous()
+        r = None if residual is None else layout.channels_last(residual)
+        y = layout.empty(shape, input) if out is None else out
+        convolution()(x, w, b, r, y)
+        return y
+
+    return run
+
+
+def plans(problem: Conv2dProblem, kernel: str) -> dict[str, Runner]:
+    """A runner for each plan of a kernel that can take the problem, by the plan's name in the ledger."""
+    struct, tf32 = native_problem(problem), triton_backend.tf32_allowed("conv")
+    device = cuda_backend.device_of(problem.device)
+    found: dict[str, Runner] = {}
+    for plan in conv2d_plans(struct, device, tf32):
+        if f"conv2d_{plan.kernel}" == kernel and cuda_backend.plan_key(plan) not in found:
+            convolution = Convolution(struct, problem.device, plan)
+            found[cuda_backend.plan_key(plan)] = runner(problem, partial(_given, convolution))
+    return found
+
+
+def _given(convolution: Convolution) -> Convolution:
+    return convolution
 
 
 def _reason(struct: Any, problem: Conv2dProblem, kernel: str, tf32: bool) -> str:

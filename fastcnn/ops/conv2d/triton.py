@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -26,31 +28,63 @@ def _kernel(problem: Conv2dProblem, descriptor: bool) -> Conv2d:
 
 def _candidate(name: str, descriptor: bool) -> Candidate:
     def supports(problem: Conv2dProblem) -> str | None:
-        if not descriptor:
-            return None
-        from fastcnn.ops.conv2d.triton_launch import descriptor_against
+        if descriptor:
+            from fastcnn.ops.conv2d.triton_launch import descriptor_against
 
-        return descriptor_against(problem, target_of(problem.device), triton_backend.tf32_allowed("conv"))
+            reason = descriptor_against(problem, target_of(problem.device), triton_backend.tf32_allowed("conv"))
+            if reason is not None:
+                return reason
+        return triton_backend.plan_against(
+            f"conv2d.triton.{name}", problem, lambda: _plan_key(problem, descriptor), "conv"
+        )
 
     def prepare(problem: Conv2dProblem) -> Runner:
-        kernel, shape = _kernel(problem, descriptor), problem.output_shape
-
-        def run(
-            input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None
-        ) -> Tensor:
-            x = layout.channels_last(input)
-            r = None if residual is None else layout.channels_last(residual)
-            b = None if bias is None else bias.contiguous()
-            y = layout.empty(shape, input) if out is None else out
-            kernel(x, packed(weight, kernel.pack_key, kernel.pack), b, r, y)
-            return y
-
-        return run
+        return _runner(problem, _kernel(problem, descriptor))
 
     def note(problem: Conv2dProblem) -> str:
         return str(_kernel(problem, descriptor))
 
     return triton_backend.candidate("conv2d", name, prepare, supports, note, "conv")
+
+
+def _runner(problem: Conv2dProblem, kernel: Conv2d) -> Runner:
+    shape = problem.output_shape
+
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None) -> Tensor:
+        x = layout.channels_last(input)
+        r = None if residual is None else layout.channels_last(residual)
+        b = None if bias is None else bias.contiguous()
+        y = layout.empty(shape, input) if out is None else out
+        kernel(x, packed(weight, kernel.pack_key, kernel.pack), b, r, y)
+        return y
+
+    return run
+
+
+def plans(problem: Conv2dProblem, name: str) -> dict[str, Callable[[], Runner]]:
+    """What prepares each configuration of a kernel that can take the problem, the one first that selection takes."""
+    from fastcnn.backends.triton import cost
+    from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, gemm_of
+
+    tf32, target, descriptor = triton_backend.tf32_allowed("conv"), target_of(problem.device), name.endswith("_tma")
+    gemm = gemm_of(problem, tf32)
+    taken = _kernel(problem, descriptor).config
+    ranked = cost.ranked(target, gemm, candidates(problem, target, gemm))
+    configs = [taken, *(c for c in ranked if c.descriptor == descriptor and c != taken)]
+
+    def prepare(config: cost.Config) -> Runner:
+        return _runner(problem, Conv2d(problem, target, allow_tf32=tf32, config=config))
+
+    found: dict[str, Callable[[], Runner]] = {}
+    for config in configs:
+        found.setdefault(cost.plan_key(config), partial(prepare, config))
+    return found
+
+
+def _plan_key(problem: Conv2dProblem, descriptor: bool) -> str:
+    from fastcnn.backends.triton.cost import plan_key
+
+    return plan_key(_kernel(problem, descriptor).config)
 
 
 # Two names, so that each is verified on hardware by itself.

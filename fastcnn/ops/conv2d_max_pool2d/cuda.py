@@ -56,6 +56,11 @@ def _prepare(problem: FusedProblem) -> Runner:
 NAME = "conv2d_max_pool2d"
 CANDIDATES: tuple[Candidate, ...] = (
     cuda_backend.candidate(
-        NAME, "conv2d_max_pool2d", _prepare, in_pytorch(NAME, conv2d, max_pool2d), lambda p: _plan(p)[1] or None
+        NAME,
+        "conv2d_max_pool2d",
+        _prepare,
+        in_pytorch(NAME, conv2d, max_pool2d),
+        lambda p: _plan(p)[1] or None,
+        products="conv",
     ),
 )

@@ -35,4 +35,6 @@ def _prepare(problem: LinearProblem) -> Runner:
     return run
 
 
-CANDIDATES: tuple[Candidate, ...] = (cuda_backend.candidate("linear", "linear", _prepare, REFERENCE[0], _supports),)
+CANDIDATES: tuple[Candidate, ...] = (
+    cuda_backend.candidate("linear", "linear", _prepare, REFERENCE[0], _supports, products="matmul"),
+)

@@ -39,7 +39,7 @@ from fastcnn.workbench.report.commands import file_in, progress_bar
 from fastcnn.workbench.report.measure import TOLERANCE, relative_error
 from fastcnn.workbench.report.summary import geometric_mean
 from fastcnn.workbench.report.timing import Effort, Run
-from fastcnn.workbench.verify.kernels import TF32_ERROR
+from fastcnn.workbench.verify.judge import TF32_ERROR
 
 BACKENDS = ("cuda", "triton")
 DTYPES = ("float32", "tf32", "float16", "bfloat16")

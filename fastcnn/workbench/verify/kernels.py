@@ -1,218 +1,245 @@
-"""Verification of kernels on the device at hand, against float64, and its record in the hardware ledger."""
+"""python -m fastcnn verify: which GPU kernels are right on this device, and where they beat PyTorch.
+
+First every plan of every kernel runs over small odd problems, in processes of their own, several at once: one that
+hangs or dies takes no other with it. Then what was right is timed beside PyTorch's own operator, one at a time. Each
+outcome goes into the hardware ledger at once, so that a run that is cut off goes on where it stopped.
+"""
 
 from __future__ import annotations
 
 import datetime
+import queue
+import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import torch
-from torch import Tensor
+from fastcnn.core import ledger
+from fastcnn.core.ledger import Entry, Race
+from fastcnn.workbench.verify.pool import WORKER, Lost, Worker
+from fastcnn.workbench.verify.worker import DTYPES, kernel_name, kernels
 
-from fastcnn.backends import cuda as cuda_backend
-from fastcnn.core.backend import use_backend
-from fastcnn.core.candidate import Candidate
-from fastcnn.core.ledger import Entry
-from fastcnn.core.selector import SELECTORS, Selector
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-TF32_ERROR = 2.0**-10  # one unit of its mantissa: rounded operands give a third of that, cut off ones three quarters
+BACKENDS = ("cuda", "triton")
+NOT_HERE = "cannot run here"
 
 
-class Case(NamedTuple):
-    """One problem: the shapes of its tensors (None for an absent one) and its scalar arguments."""
+@dataclass
+class Report:
+    """What a run of `verify` found."""
 
-    shapes: tuple[tuple[int, ...] | None, ...]
-    params: tuple[Any, ...] = ()
+    verified: int = 0  # plans
+    failed: list[Entry] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)  # kernel and dtype -> why it takes no case on this device
+    races: list[Race] = field(default_factory=list)
+    lost_races: list[str] = field(default_factory=list)  # timings that hung or died
+    not_reached: int = 0  # units of work left when the time was over
 
-
-def _conv(N: int, C: int, size: int, K: int, kernel: int, stride: int = 1, groups: int = 1, **epilogue: Any) -> Case:
-    padding = kernel // 2
-    P = (size + 2 * padding - kernel) // stride + 1
-    residual = (N, K, P, P) if epilogue.get("residual") else None
-    params = (stride, padding, 1, groups, epilogue.get("activation"))
-    return Case(((N, C, size, size), (K, C // groups, kernel, kernel), (K,), residual), params)
-
-
-def _stem(N: int, C: int, size: int, K: int, kernel: int, stride: int, padding: int, pool: tuple[Any, ...],
-          activation: str = "relu") -> Case:  # fmt: skip
-    return Case(((N, C, size, size), (K, C, kernel, kernel), (K,), None), ((stride, padding, 1, 1, activation), pool))
+    @property
+    def won(self) -> list[Race]:
+        return [r for r in self.races if r.pytorch_microseconds >= ledger.MARGIN * r.microseconds]
 
 
-# Odd sizes and ragged channels beside the shapes that the networks have; the last case of each is the one timed.
-CASES: dict[str, tuple[Case, ...]] = {
-    "conv2d": (
-        _conv(2, 5, 13, 7, 3, activation="relu"),
-        _conv(1, 3, 37, 64, 7, stride=2, activation="relu"),
-        _conv(3, 24, 9, 40, 5, activation="tanh"),
-        _conv(2, 32, 15, 48, 3, stride=2, groups=2),
-        _conv(1, 72, 11, 200, 1, residual=True, activation="relu"),
-        _conv(0, 16, 8, 16, 3),
-        _conv(8, 64, 56, 64, 3, residual=True, activation="relu"),
-    ),
-    "linear": (Case(((3, 83), (37, 83), (37,)), ("relu",)), Case(((8, 4096), (1000, 4096), (1000,)), (None,))),
-    "local_response_norm": (
-        Case(((2, 19, 9, 7),), (5, 0.3, 0.75, 1.0)),
-        Case(((1, 6, 5, 5),), (4, 1e-2, 0.5, 2.0)),
-        Case(((8, 96, 55, 55),), (5, 1e-4, 0.75, 2.0)),
-    ),
-    "lrn_max_pool2d": (
-        Case(((2, 19, 9, 7),), ((5, 0.3, 0.75, 1.0), (3, 2, 1, 1, True))),
-        Case(((8, 96, 55, 55),), ((5, 1e-4, 0.75, 2.0), (3, 2, 0, 1, False))),
-    ),
-    "conv2d_max_pool2d": (
-        _stem(2, 1, 32, 6, 5, 1, 0, (2, 2, 0, 1, False), "tanh"),
-        _stem(1, 3, 63, 37, 11, 4, 2, (3, 2, 0, 1, False)),
-        _stem(2, 3, 45, 64, 7, 2, 3, (3, 2, 0, 1, True)),
-        _stem(8, 3, 224, 64, 7, 2, 3, (3, 2, 1, 1, False)),
-    ),
-    "max_pool2d": (
-        Case(((2, 19, 9, 7),), (3, 2, 1, 1, True)),
-        Case(((8, 64, 112, 112),), (3, 2, 1, 1, False)),
-    ),
-    "avg_pool2d": (
-        Case(((2, 19, 9, 7),), (3, 2, 1, True, False, None)),
-        Case(((8, 512, 14, 14),), (5, 3, 0, False, True, None)),
-    ),
-    "adaptive_avg_pool2d": (Case(((2, 19, 9, 7),), ((3, 2),)), Case(((8, 1024, 7, 7),), (1,))),
-    "subsample2d": (
-        Case(((2, 19, 9, 7), (19,), (19,)), (2, "sigmoid")),
-        Case(((256, 6, 28, 28), (6,), (6,)), (2, "scaled_tanh")),
-    ),
-    "concat": (Case(((2, 19, 9, 7), (2, 5, 9, 7))), Case(((8, 64, 28, 28), (8, 128, 28, 28), (8, 32, 28, 28)))),
-    "add_relu": (Case(((2, 19, 9, 7), (2, 19, 9, 7))), Case(((8, 256, 56, 56), (8, 256, 56, 56)))),
-    "rbf": (Case(((3, 83), (10, 83))), Case(((256, 84), (10, 84)))),
-}
+@dataclass(frozen=True)
+class Options:
+    """How to verify.
 
-
-class Outcome(NamedTuple):
-    """What became of one kernel in one dtype: an entry for the ledger, or what was wrong."""
-
-    kernel: str
-    dtype: str
-    entry: Entry | None
-    problem: str
-
-
-def verify(device: torch.device, backends: tuple[str, ...] = ("cuda", "triton"), only: str = "") -> Iterator[Outcome]:
-    """Runs every kernel of the backends in every dtype over `CASES` on the device; yields an outcome each.
-
-    only: kernels whose name, "<op>.<backend>.<name>", contains this text.
-
-    A kernel passes if on each case its relative L2 error against float64 is at most twice that of PyTorch's own
-    operators in the same dtype, with an epsilon floor; in float32 it must also stay under 2e-3 with TF32 allowed.
+    only: kernels whose name, "<op>.<backend>.<name>", contains this text. again: also what the ledger has already.
+    jobs: processes at once. seconds: for one plan's cases, compiling included, before it counts as hanging. minutes: no
+    work begins after these. races: whether to time what is right.
     """
-    for operator, candidate, dtype in kernels(backends):
-        if only in kernel_name(operator, candidate):
-            yield verify_one(operator, candidate, dtype, device)
+
+    backends: tuple[str, ...] = BACKENDS
+    only: str = ""
+    again: bool = False
+    jobs: int = 4
+    seconds: float = 60.0
+    minutes: float = 60.0
+    races: bool = True
+    worker: Sequence[str] = WORKER
 
 
-def kernels(backends: tuple[str, ...]) -> Iterator[tuple[Selector, Candidate, str]]:
-    """Every kernel of the backends with each of its dtypes."""
-    for operator in SELECTORS.values():
-        for candidate in operator.candidates:
-            if candidate.backend in backends:
-                for name in DTYPES:
-                    if name in candidate.dtypes or candidate.dtypes == ("every dtype of PyTorch",):
-                        yield operator, candidate, name
+class Verifier:
+    """One run of `verify`: the units of work, the workers, and where outcomes go."""
 
+    def __init__(self, output: Path, options: Options, say: Callable[[str], None]) -> None:
+        self.output, self.options, self.say = output, options, say
+        self.report = Report()
+        self.lock = threading.Lock()
+        self.deadline = time.monotonic() + 60 * options.minutes
+        self.begun = self.total = 0
 
-def kernel_name(operator: Selector, candidate: Candidate) -> str:
-    """As the ledger has it: "<op>.<backend>.<name>"."""
-    return f"{operator.name}.{candidate.backend}.{candidate.name}"
+    def run(self) -> Report:
+        first = Worker(self.options.worker)
+        first.start()
+        self.about = first.about
+        work: queue.Queue[tuple[str, str]] = queue.Queue()
+        for operator, candidate, dtype in kernels(self.options.backends):
+            if self.options.only in kernel_name(operator, candidate):
+                work.put((kernel_name(operator, candidate), dtype))
+        self.total = work.qsize()
+        workers = [first, *(Worker(self.options.worker) for _ in range(min(self.options.jobs, self.total) - 1))]
+        threads = [threading.Thread(target=self._take, args=(worker, work)) for worker in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.report.not_reached = work.qsize()
+        for worker in workers[1:]:
+            worker.stop()
+        if self.options.races:
+            self._race(first)
+        first.stop()
+        return self.report
 
+    # ---- correctness -----------------------------------------------------------------------------------
 
-def architecture(device: torch.device) -> str:
-    """ "sm_90" and the like for a GPU, the device's type for any other."""
-    if device.type != "cuda":
-        return device.type
-    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-
-
-def verify_one(operator: Selector, candidate: Candidate, dtype: str, device: torch.device) -> Outcome:
-    """Runs one kernel in one dtype over its operator's `CASES`, as `verify` says."""
-    kernel = kernel_name(operator, candidate)
-    worst, ran, refused, microseconds, timed = 0.0, 0, "", None, ""
-    for case in CASES[operator.name]:
-        tensors = _tensors(case, DTYPES[dtype], device)
-        params = operator.normalise(tensors, case.params)
-        problem = operator.infer((*tensors, None), params)
-        with use_backend(candidate.backend):
-            reason = candidate.supports(problem)
-            if reason and not reason.endswith(cuda_backend.SLOWER):
-                refused = reason
-                continue
+    def _take(self, worker: Worker, work: queue.Queue[tuple[str, str]]) -> None:
+        while time.monotonic() < self.deadline:
             try:
-                exact = operator.definition(*(None if t is None else t.double() for t in tensors), *params)
-                for tf32 in (True, False) if dtype == "float32" else (False,):
-                    with _tf32(tf32):
-                        runner = candidate.prepare(problem)
-                        ours = runner(*tensors, None)
-                        theirs = operator.definition(*tensors, *params)
-                    error, allowed = _error(ours, exact), TF32_ERROR
-                    if not tf32:
-                        allowed = 2 * _error(theirs, exact) + torch.finfo(DTYPES[dtype]).eps
-                        worst = max(worst, error)
-                    if not error <= allowed:
-                        return Outcome(
-                            kernel, dtype, None, f"error {error:.1e}, allowed {allowed:.1e}: {problem.summary()}"
-                        )
-                microseconds, timed = _median_us(partial(runner, *tensors, None), device), problem.summary()
-            except Exception as error:
-                return Outcome(kernel, dtype, None, f"{type(error).__name__}: {error}: {problem.summary()}")
-        ran += 1
-    if not ran:
-        return Outcome(kernel, dtype, None, f"takes none of the cases: {refused}")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    today = datetime.date.today().isoformat()
-    entry = Entry(kernel, dtype, architecture(device), name, today, worst, microseconds, timed)
-    return Outcome(kernel, dtype, entry, "")
+                kernel, dtype = work.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self._verify(worker, kernel, dtype)
+            except Exception as error:  # of this program: the others go on
+                with self.lock:
+                    self.report.failed.append(self._entry(kernel, dtype, "", "", f"verify itself failed: {error}"))
+
+    def _verify(self, worker: Worker, kernel: str, dtype: str) -> None:
+        start, before = time.monotonic(), self._known(kernel, dtype)
+        skip, verified, failed = list(before), 0, 0
+        while True:
+            plan = None
+            try:
+                for answer in worker.ask({"kernel": kernel, "dtype": dtype, "skip": skip}, self.options.seconds):
+                    if "begin" in answer:
+                        plan = answer["begin"]
+                    elif "plan" in answer:
+                        skip.append(answer["plan"])
+                        entry = self._entry(kernel, dtype, answer["plan"], answer["problem"], answer["failed"],
+                                            answer.get("error"))  # fmt: skip
+                        verified, failed = self._enter(entry, verified, failed)
+                        plan = None
+                    elif answer.get("done"):
+                        self._progress(kernel, dtype, verified, failed, len(before), answer["refused"], start)
+                        return
+            except Lost as lost:
+                if plan is None or plan in skip:  # no plan was running: nothing to say of the kernel itself
+                    with self.lock:
+                        self.report.failed.append(self._entry(kernel, dtype, "", "", str(lost)))
+                    self._progress(kernel, dtype, verified, failed + 1, len(before), "", start)
+                    return
+                skip.append(plan)
+                verified, failed = self._enter(self._entry(kernel, dtype, plan, "", str(lost)), verified, failed)
+
+    def _known(self, kernel: str, dtype: str) -> list[str]:
+        """The plans that need not run again: verified on this device from these sources."""
+        if self.options.again:
+            return []
+        here = self.about["architecture"], self.about["device"], self._source(kernel)
+        known = ledger.read(self.output).entries
+        return [
+            e.plan for e in known
+            if (e.kernel, e.dtype) == (kernel, dtype) and (e.architecture, e.device, e.source) == here and not e.failed
+        ]  # fmt: skip
+
+    def _source(self, kernel: str) -> str:
+        return self.about[kernel.split(".")[1]]
+
+    def _entry(
+        self, kernel: str, dtype: str, plan: str, problem: str, failed: str, error: float | None = None
+    ) -> Entry:
+        about = {name: self.about[name] for name in ("architecture", "device", "driver", "version")}
+        return Entry(
+            kernel=kernel, plan=plan, dtype=dtype, source=self._source(kernel), date=_today(), error=error,
+            problem=problem, failed=failed, **about,
+        )  # fmt: skip
+
+    def _enter(self, entry: Entry, verified: int, failed: int) -> tuple[int, int]:
+        with self.lock:
+            ledger.write(self.output, [entry])
+            if entry.failed:
+                self.report.failed.append(entry)
+                plan = f" {entry.plan}" if entry.plan else ""
+                self.say(f"FAILED: {entry.kernel}{plan} in {entry.dtype}: {entry.failed}: {entry.problem}")
+            else:
+                self.report.verified += 1
+        return verified + (not entry.failed), failed + bool(entry.failed)
+
+    def _progress(
+        self, kernel: str, dtype: str, verified: int, failed: int, known: int, refused: str, start: float
+    ) -> None:
+        with self.lock:
+            self.begun += 1
+            if refused:
+                self.report.refused[f"{kernel} {dtype}"] = refused
+                what = f"{NOT_HERE}: {refused}"
+            else:
+                plans = f"{verified} plan{'s' * (verified != 1)} verified"
+                what = plans + f", {failed} failed" * bool(failed) + f", {known} known" * bool(known)
+            self.say(f"[{self.begun}/{self.total}] {kernel} {dtype}: {what} ({time.monotonic() - start:.1f} s)")
+
+    # ---- races -----------------------------------------------------------------------------------------
+
+    def _race(self, worker: Worker) -> None:
+        right: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for e in ledger.read(self.output).entries:
+            if not e.failed and e.architecture == self.about["architecture"] and e.source == self._source(e.kernel):
+                right.setdefault((e.kernel.split(".")[0], e.dtype), {}).setdefault(e.kernel, []).append(e.plan)
+        work = [
+            (op, dtype, i)
+            for op, count in self.about["races"].items() for dtype in DTYPES for i in range(count)
+            if any(self.options.only in kernel for kernel in right.get((op, dtype), {}))
+        ]  # fmt: skip
+        done = {(r.kernel, r.dtype, r.kind) for r in ledger.read(self.output).races
+                if r.device == self.about["device"] and r.source == self._source(r.kernel)}  # fmt: skip
+        for n, (op, dtype, i) in enumerate(work):
+            if time.monotonic() >= self.deadline:
+                self.report.not_reached += len(work) - n
+                return
+            known = [] if self.options.again else sorted((k, kind) for k, d, kind in done if d == dtype)
+            job = {"race": i, "op": op, "dtype": dtype, "kernels": right[op, dtype], "known": known}
+            try:
+                found = [a for a in worker.ask(job, self.options.seconds) if "kernel" in a]
+            except Lost as lost:
+                self.report.lost_races.append(f"{op} {dtype}, case {i}: {lost}")
+                self.say(f"timing lost: {self.report.lost_races[-1]}")
+                continue
+            races = [
+                Race(dtype=dtype, device=self.about["device"], source=self._source(row["kernel"]), date=_today(), **row)
+                for row in found
+            ]
+            ledger.write(self.output, races=races)
+            self.report.races += races
+            for r in races:
+                ratio = r.pytorch_microseconds / r.microseconds
+                self.say(
+                    f"[{n + 1}/{len(work)}] {r.kernel} {dtype}: {r.microseconds:.1f} us, PyTorch "
+                    f"{r.pytorch_microseconds:.1f} us, {ratio:.2f} times as fast: {r.problem}"
+                )
 
 
-def _tensors(case: Case, dtype: torch.dtype, device: torch.device) -> list[Tensor | None]:
-    generator = torch.Generator().manual_seed(0)
-    tensors: list[Tensor | None] = []
-    for i, shape in enumerate(case.shapes):
-        if shape is None:
-            tensors.append(None)
-            continue
-        tensor = torch.randn(shape, generator=generator)
-        if i == 1 and len(shape) in (2, 4):  # a weight: sums keep the scale of the input
-            tensor /= max(1, tensor[0].numel()) ** 0.5
-        tensors.append(tensor.to(device, dtype))
-    return tensors
+def verify(output: Path, options: Options = Options(), say: Callable[[str], None] = print) -> Report:
+    """Verifies the GPU kernels on the current device, and enters each outcome into the ledger at `output`.
+
+    Raises:
+        Lost: the worker process does not start, for lack of a GPU above all.
+    """
+    return Verifier(output, options, say).run()
 
 
-def _error(result: Tensor, exact: Tensor) -> float:
-    if exact.numel() == 0:
-        return 0.0
-    return ((result.double() - exact).norm() / exact.norm()).item()
+def summary(report: Report) -> list[str]:
+    """The end of a run, in words."""
+    lines = [
+        f"{report.verified} plans verified, {len(report.failed)} failed, {len(report.refused)} kernels {NOT_HERE}",
+        f"{len(report.won)} of {len(report.races)} races with PyTorch won: there the kernels are chosen from now on",
+    ]
+    if report.not_reached:
+        lines.append(f"{report.not_reached} units of work not reached: the same command goes on from here")
+    lines += [f"FAILED: {e.kernel} {e.plan} {e.dtype}: {e.failed}: {e.problem}" for e in report.failed]
+    return lines
 
 
-def _median_us(call: Callable[[], Tensor], device: torch.device, repeats: int = 20) -> float:
-    times = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append((time.perf_counter() - start) * 1e6)
-    return sorted(times)[repeats // 2]
-
-
-class _tf32:
-    """Allows or forbids TF32 in PyTorch's convolutions and matrix products within a block."""
-
-    def __init__(self, allowed: bool) -> None:
-        self.allowed = allowed
-
-    def __enter__(self) -> None:
-        self.before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.allowed
-
-    def __exit__(self, *exception: object) -> None:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self.before
+def _today() -> str:
+    return datetime.date.today().isoformat()
