@@ -59,7 +59,7 @@ def emulated_device(monkeypatch):
             function(*arguments, 0)
         memory.append(function.__name__)
 
-    def reason_against(kernel, problem, copies=False):
+    def reason_against(kernel, problem, copies=False, products=None):
         return "out cannot be written in place" if problem.y_stride is None else None
 
     monkeypatch.setattr(cuda_backend, "kernels", lambda: runner.cuda)
