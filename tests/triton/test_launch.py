@@ -21,7 +21,7 @@ from fastcnn.backends.triton import common as triton_common
 from fastcnn.backends.triton import cost
 from fastcnn.backends.triton.common import Launch
 from fastcnn.backends.triton.target import TARGETS
-from fastcnn.core import tuned
+from fastcnn.core import ledger, tuned
 from fastcnn.ops.conv2d import triton_launch
 from fastcnn.ops.conv2d.contract import tuning_key
 from fastcnn.ops.conv2d.triton_launch import Conv2d, box, candidates, descriptor_reason, gemm_of
@@ -225,12 +225,18 @@ def test_unverified_kernels_are_not_chosen_by_default(monkeypatch):
     """On a GPU a kernel without an entry in the ledger runs only where triton is demanded."""
     problem = conv2d_problem(torch.float16, *CONVOLUTIONS["VGG 3x3"])._replace(device=torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H")
+    monkeypatch.setattr(ledger, "hint", lambda architecture, name: None)
     name = "conv2d.triton.implicit_gemm"
     assert "not yet run on hardware" in triton_backend.reason_against(name, problem)
     with fastcnn.use_backend("triton"):
         assert triton_backend.reason_against(name, problem) is None
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-        assert "sm_75" in triton_backend.reason_against(name, problem)
+        assert triton_backend.reason_against(name, problem) is None
+        bfloat16 = problem._replace(dtype=torch.bfloat16)
+        assert triton_backend.reason_against(name, bfloat16) == "sm_75 has no bfloat16"
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+        assert "older than sm_75" in triton_backend.reason_against(name, problem)
 
 
 @pytest.fixture

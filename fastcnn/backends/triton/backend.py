@@ -41,6 +41,8 @@ def reason_against(
     major, minor = torch.cuda.get_device_capability(problem.device)
     if (major, minor) < (7, 5):
         return f"sm_{major}{minor} is older than sm_75"
+    if major < 8 and problem.dtype == torch.bfloat16:
+        return f"sm_{major}{minor} has no bfloat16"
     if not demanded:
         dtype = dtype_key(problem.dtype, products)
         name = torch.cuda.get_device_name(problem.device)

@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from fastcnn.core import ledger
 from fastcnn.core.backend import use_backend
 from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.core.selector import SELECTORS, Selector
+from fastcnn.core.version import VERSION
 from fastcnn.workbench.report import timing
 from fastcnn.workbench.verify import judge
 from fastcnn.workbench.verify.cases import CASES, RACES, Case
@@ -46,7 +46,7 @@ class Setting:
         major, minor = torch.cuda.get_device_capability(self.device)
         return {
             "architecture": f"sm_{major}{minor}", "device": torch.cuda.get_device_name(self.device),
-            "driver": _driver(), "version": metadata.version("fastcnn"),
+            "driver": _driver(), "version": VERSION,
         }  # fmt: skip
 
     def synchronise(self) -> None:
