@@ -22,7 +22,6 @@ from rich.table import Table
 from fastcnn.core import ledger, native
 from fastcnn.core.selector import SELECTORS
 from fastcnn.core.version import VERSION
-from fastcnn.workbench.verify import kernels as verification
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Hand-written kernels for convolutional networks in PyTorch."
@@ -348,6 +347,8 @@ def verify(
 ) -> None:
     """Runs every GPU kernel on this machine's GPU against float64, times what is right beside PyTorch's own operators,
     and enters both into the hardware ledger: there the kernels that won are chosen from then on. About 5 minutes."""
+    from fastcnn.workbench.verify import kernels as verification
+
     if not torch.cuda.is_available():
         console.print("verify: no GPU is visible; GPU kernels stay not yet run on hardware")
         raise typer.Exit(1)

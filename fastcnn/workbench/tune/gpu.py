@@ -214,14 +214,15 @@ def about(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device),
         "architecture": "sm_{}{}".format(*torch.cuda.get_device_capability(device)),
-        "driver": _driver(),
+        "driver": driver(),
         "cuda": torch.version.cuda,
         "versions": {name: metadata.version(name) for name in ("torch", "triton") if importlib.util.find_spec(name)},
         "commit": results.commit()["id"],
     }
 
 
-def _driver() -> str:
+def driver() -> str:
+    """The driver's version; "" where there is none."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10)

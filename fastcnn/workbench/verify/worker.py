@@ -21,7 +21,10 @@ from fastcnn.core.backend import use_backend
 from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.core.selector import SELECTORS, Selector
 from fastcnn.core.version import VERSION
+from fastcnn.ops.conv2d import cuda as conv2d_cuda
+from fastcnn.ops.conv2d import triton as conv2d_triton
 from fastcnn.workbench.report import timing
+from fastcnn.workbench.tune.gpu import driver
 from fastcnn.workbench.verify import judge
 from fastcnn.workbench.verify.cases import CASES, RACES, Case
 from fastcnn.workbench.verify.judge import Guarded, Trial
@@ -41,12 +44,10 @@ class Setting:
 
     def describe(self) -> dict[str, str]:
         """What the ledger says of the place."""
-        from fastcnn.workbench.tune.gpu import _driver
-
         major, minor = torch.cuda.get_device_capability(self.device)
         return {
             "architecture": f"sm_{major}{minor}", "device": torch.cuda.get_device_name(self.device),
-            "driver": _driver(), "version": VERSION,
+            "driver": driver(), "version": VERSION,
         }  # fmt: skip
 
     def synchronise(self) -> None:
@@ -87,13 +88,9 @@ def find(kernel: str) -> tuple[Selector, Candidate]:
 def plans(operator: Selector, candidate: Candidate, problem: Any) -> dict[str, Callable[[], Runner]]:
     """Every plan by which selection could run the problem, as the ledger names it."""
     if (operator.name, candidate.backend) == ("conv2d", "cuda"):
-        from fastcnn.ops.conv2d.cuda import plans as cuda_plans
-
-        return {name: partial(_given, runner) for name, runner in cuda_plans(problem, candidate.name).items()}
+        return {name: partial(_given, runner) for name, runner in conv2d_cuda.plans(problem, candidate.name).items()}
     if (operator.name, candidate.backend) == ("conv2d", "triton"):
-        from fastcnn.ops.conv2d.triton import plans as triton_plans
-
-        return triton_plans(problem, candidate.name)
+        return conv2d_triton.plans(problem, candidate.name)
     return {"": partial(candidate.prepare, problem)}
 
 
