@@ -41,8 +41,8 @@ using namespace fastcnn;
 
 namespace {
 
-// Fields are zero until Python sets them; fastcnn/core/native.py fills each struct from a problem of the same
-// names.
+// Fields are zero until Python sets them; fastcnn/core/native.py
+// fills each struct from a problem of the same names.
 void bind_problems(py::module_& m) {
   py::enum_<DType>(m, "DType")
       .value("float32", DType::float32)
@@ -638,8 +638,8 @@ void bind_plan(py::module_& m) {
 }  // namespace
 
 #ifdef FASTCNN_EMULATED
-// The CUDA kernels on the emulator, for tests. Its problem structs are those of fastcnn._C, imported
-// beforehand.
+// The CUDA kernels on the emulator, for tests. Its problem
+// structs are those of fastcnn._C, imported beforehand.
 PYBIND11_MODULE(_emulated, m) { bind_cuda(m.def_submodule("cuda")); }
 #else
 PYBIND11_MODULE(_C, m) {

@@ -51,10 +51,6 @@ set(FASTCNN_FLAGS_avx2 -mavx2 -mfma -mf16c -mtune=haswell)
 set(FASTCNN_FLAGS_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mtune=skylake-avx512)
 set(FASTCNN_FLAGS_avx512_bf16 ${FASTCNN_FLAGS_avx512} -mavx512bf16)
 set(FASTCNN_FLAGS_avx512_vnni ${FASTCNN_FLAGS_avx512} -mavx512vnni)
-if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  # simd.h writes the baseline's fma(a, b, c) as a * b + c; elsewhere than on x86-64 the baseline has the instruction.
-  set(FASTCNN_FLAGS_baseline -ffp-contract=fast)
-endif()
 
 target_sources(_C PRIVATE ${FASTCNN_CPU_SOURCES})
 foreach(isa IN LISTS FASTCNN_ISAS)
@@ -71,8 +67,8 @@ foreach(isa IN LISTS FASTCNN_ISAS)
     # What is written is what runs: a multiply and an add are fused only where the source says fma(). Math
     # functions set no errno and no exception flags, so that comparisons become selects; NaN and infinity keep
     # their meaning (no -ffast-math). GCC 12 takes its own AVX-512 header for uninitialised.
-    target_compile_options(fastcnn_${isa} PRIVATE -Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized
-      -ffp-contract=off -fno-math-errno -fno-trapping-math ${FASTCNN_FLAGS_${isa}})
+    target_compile_options(fastcnn_${isa} PRIVATE -Wall -Wextra -Wno-psabi
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> -ffp-contract=off -fno-math-errno -fno-trapping-math ${FASTCNN_FLAGS_${isa}})
     target_sources(_C PRIVATE $<TARGET_OBJECTS:fastcnn_${isa}>)
   endif()
 endforeach()

@@ -21,11 +21,11 @@ enum class Activation : int32_t { none = 0, relu = 1, sigmoid = 2, tanh = 3, sca
 
 enum class PoolMode : int32_t { max = 0, average = 1 };
 
-// y[n, p, q, k] = act(bias[k] + residual[n, p, q, k] + sum_{r, s, c} x[n, h, w, g*C/groups + c] * weight[k,
-// c, r, s])
+// y[n, p, q, k] = act(bias[k] + residual[n, p, q, k]
+//                     + sum_{r, s, c} x[n, h, w, g * C / groups + c] * weight[k, c, r, s])
 //   with h = p * stride_h - pad_h + r * dilation_h, w likewise; x is 0 outside the image.
-// pad_h and pad_w are the padding above and to the left; what lies below and to the right follows from P and
-// Q.
+// pad_h and pad_w are the padding above and to the left;
+// what lies below and to the right follows from P and Q.
 struct Conv2dProblem {
   DType dtype;
   Activation activation;

@@ -1,7 +1,7 @@
 // The microkernel under convolution: a tile of kRows output rows by up to kVecs vectors of columns.
 //
-//   y[i, n] = act(bias[n] + residual[i, n] + sum_{t < taps} sum_{d < depth} rows[t][i][offset + d] * b[t *
-//   depth + d][n])
+//   y[i, n] = act(bias[n] + residual[i, n]
+//                 + sum_{t < taps} sum_{d < depth} rows[t][i][offset + d] * b[t * depth + d][n])
 //
 // A row of A is given by one pointer per tap, so that a convolution reads its input in place (implicit GEMM:
 // a tap outside the image points to zeros). B is packed into panels [taps * depth][panel width]. Accumulators
@@ -160,9 +160,9 @@ static inline __attribute__((always_inline)) void finish_accumulators(Vec (&acc)
   }
 }
 
-// Depth after which a running sum is set aside and a new one begun: rounding errors grow with the length of a
-// sum, and one sum over 4608 products errs three times as much as PyTorch's blocked one. Costs 1 % of the
-// time.
+// Depth after which a running sum is set aside and a new one begun: rounding
+// errors grow with the length of a sum, and one sum over 4608 products errs
+// three times as much as PyTorch's blocked one. Costs 1 % of the time.
 constexpr int64_t kRun = 256;
 
 // Adds acc to the sums set aside (or begins them) and clears it.

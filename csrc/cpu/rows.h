@@ -38,9 +38,9 @@ FASTCNN_INLINE void for_each_run(int threads, int64_t pixels, int64_t C, bool de
   }
 }
 
-// y[i] = f(i, count) for a run of `length` elements, where f(i, count) computes lanes i .. i + count; count
-// is kWidth but for the last. With `streaming`, whole vectors go past the caches from the first aligned one
-// on.
+// y[i] = f(i, count) for a run of `length` elements, where f(i, count)
+// computes lanes i .. i + count; count is kWidth but for the last. With
+// `streaming`, whole vectors go past the caches from the first aligned one on.
 template <class T, class F>
 FASTCNN_INLINE void write_run(T* y, int64_t length, bool streaming, F&& f) {
   int64_t i = 0;

@@ -85,8 +85,8 @@ Status for_dtype(DType dtype, F&& f) {
   return make_status(StatusCode::unsupported, "unknown dtype %d", static_cast<int>(dtype));
 }
 
-// True if 16-byte accesses fit: every address and every stride and extent (in elements) is a multiple of
-// them.
+// True if 16-byte accesses fit: every address and every
+// stride and extent (in elements) is a multiple of them.
 inline bool vectorises(int64_t element_size, std::initializer_list<const void*> pointers,
                        std::initializer_list<int64_t> extents) {
   for (const void* p : pointers)

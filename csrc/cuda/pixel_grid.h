@@ -1,6 +1,6 @@
-// How the memory-bound kernels cut (pixels, groups of channels): a block's x runs over groups, its y over
-// pixels; the grid's x over groups, its y and z together over pixels, so that no dimension meets its limit of
-// 65,535.
+// How the memory-bound kernels cut (pixels, groups of channels): a block's x
+// runs over groups, its y over pixels; the grid's x over groups, its y and z
+// together over pixels, so that no dimension meets its limit of 65,535.
 #pragma once
 
 #include "cuda/launch.h"

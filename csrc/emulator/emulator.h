@@ -27,8 +27,8 @@ __attribute__((const)) dim3 grid_size();
 char* shared_memory();
 uint32_t shared_address(const void* pointer);
 
-// Plain 16-byte accesses: functions, because g++ splits a 16-byte struct copy and the alignment check with
-// it.
+// Plain 16-byte accesses: functions, because g++ splits a
+// 16-byte struct copy and the alignment check with it.
 void load_16_bytes(void* destination, const void* source);
 void store_16_bytes(void* destination, const void* source);
 

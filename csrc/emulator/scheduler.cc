@@ -123,8 +123,8 @@ void reset(dim3 index) {
   block.running = nullptr;
   block.error.clear();
   block.random.seed(config.seed * 7919 + index.x * 31 + index.y * 17 + index.z);
-  // Fresh shared memory holds NaN in every floating-point type, so that a read of it shows in the numbers
-  // too.
+  // Fresh shared memory holds NaN in every floating-point
+  // type, so that a read of it shows in the numbers too.
   for (size_t i = 0; i + 1 < block.shared_bytes; i += 2)
     block.shared[i] = '\xff', block.shared[i + 1] = '\x7f';
   block.actors = block.threads + kCopyEngines;

@@ -217,8 +217,8 @@ struct Held {
   bool no() const { return object && PyObject_IsTrue(object) == 0; }
 };
 
-// Reads a tensor and appends what describe() says of it; false if it is no plain one, maybe with a Python
-// error.
+// Reads a tensor and appends what describe() says of it;
+// false if it is no plain one, maybe with a Python error.
 bool append(PyObject* object, std::vector<int64_t>& words, DLTensor* tensor) {
   if (object == Py_None) {
     *tensor = {};

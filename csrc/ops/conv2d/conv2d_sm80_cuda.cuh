@@ -207,8 +207,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   }
   for (int step = 0; step < steps; step++) {
     cp_async_wait<Tile::kStages - 2>();
-    // One barrier does both: this step's tiles are visible to all, and all have finished the stage to be
-    // refilled.
+    // One barrier does both: this step's tiles are visible to
+    // all, and all have finished the stage to be refilled.
     __syncthreads();
     if (step + Tile::kStages - 1 < steps) load((step + Tile::kStages - 1) % Tile::kStages);
     cp_async_commit();

@@ -30,8 +30,8 @@ struct Conv2dSm90Params {
 constexpr int kSm90Threads = 384, kSm90Pixels = 128, kSm90Half = 64, kSm90RowBytes = 128;
 constexpr int kSm90SharedLimit = 227 * 1024;
 
-// A ring of stages of kStageBytes_, kResidentBytes that stay for the whole kernel, the staging tile,
-// barriers.
+// A ring of stages of kStageBytes_, kResidentBytes that
+// stay for the whole kernel, the staging tile, barriers.
 template <class T, int kN_, int kStageBytes_, int kResidentBytes>
 struct Sm90Memory {
   static constexpr int kN = kN_, kStageBytes = kStageBytes_;
@@ -87,8 +87,8 @@ struct Sm90Slot {
   }
 };
 
-// A consumer warpgroup's half of the staging tile: the residual comes in there, the result goes out from
-// there.
+// A consumer warpgroup's half of the staging tile: the
+// residual comes in there, the result goes out from there.
 template <class T, class Tile>
 struct Sm90Staging {
   const Conv2dSm90Params& params;

@@ -1,9 +1,9 @@
 // Convolution to few output channels: vectors run along the image's width instead of along the channels.
 //
-// With K = 6 (LeNet-5's first layer) a vector of 16 channels would be idle by more than half. Here a tile is
-// kVectors vectors of pixels of one output line by up to kChannels output channels; its sums are transposed
-// on their way out. Input lines are first copied, zero-padded and one plane a channel, so that a tap is one
-// load.
+// With K = 6 (LeNet-5's first layer) a vector of 16 channels would be idle by more
+// than half. Here a tile is kVectors vectors of pixels of one output line by up to
+// kChannels output channels; its sums are transposed on their way out. Input lines
+// are first copied, zero-padded and one plane a channel, so that a tap is one load.
 #include "cpu/gemm.h"
 #include "cpu/scratch.h"
 #include "cpu/thread_pool.h"

@@ -16,8 +16,8 @@
 namespace fastcnn::FASTCNN_ISA {
 namespace {
 
-// Divides the lines of most networks, 7, 14, 28, 56 and 112 pixels; enough sums to hide the latency of an
-// fma.
+// Divides the lines of most networks, 7, 14, 28, 56 and 112
+// pixels; enough sums to hide the latency of an fma.
 constexpr int kPixels = 7;
 
 // Vectors of output channels. The last begins where it ends with K: it computes some channels again rather

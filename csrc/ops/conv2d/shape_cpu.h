@@ -23,9 +23,9 @@ struct BlockPlan {
   int64_t row_blocks, panel_blocks;
 };
 
-// Cuts `rows` x `panels` into blocks: as many rows as fit a share of L2, and at least as many blocks as
-// threads, splitting panels only where rows are too few, since each block reads its rows again for its own
-// panels.
+// Cuts `rows` x `panels` into blocks: as many rows as fit a share of L2,
+// and at least as many blocks as threads, splitting panels only where rows
+// are too few, since each block reads its rows again for its own panels.
 FASTCNN_INLINE BlockPlan plan_blocks(int64_t rows, int64_t row_bytes, int64_t panels, int threads) {
   constexpr int64_t kBlockBytes = 256 << 10, kMaxRows = 16 * kRows;
   const int64_t fitting =

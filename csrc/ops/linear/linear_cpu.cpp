@@ -30,7 +30,6 @@ template <class W>
 FASTCNN_INLINE Vec operand(const W* p, int count, const float*) {
   return count == kLanes ? load(p) : load_partial(p, count);
 }
-FASTCNN_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 #if defined(__AVX512BF16__)
 FASTCNN_INLINE IntVec operand(const BFloat16* p, int count, const BFloat16*) {
   IntVec pairs = {};
@@ -41,6 +40,8 @@ FASTCNN_INLINE IntVec operand(const BFloat16* p, int count, const BFloat16*) {
   return pairs;
 }
 FASTCNN_INLINE Vec multiply_add(IntVec a, IntVec b, Vec c) { return dot_pairs(a, b, c); }
+#else
+FASTCNN_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 #endif
 
 // sums[j * stride + i] += x's row j times weight row i, over `depth`. x: [depth / kLanes][RN][kLanes], zeros

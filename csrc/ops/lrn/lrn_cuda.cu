@@ -22,8 +22,8 @@ Normalisation normalisation(const LrnProblem& p) {
           p.k};
 }
 
-// base^-beta. beta is 0.75 in every published network: two square roots there, several times cheaper than
-// powf.
+// base^-beta. beta is 0.75 in every published network: two
+// square roots there, several times cheaper than powf.
 __device__ __forceinline__ float negative_power(float base, float beta) {
   if (beta == 0.75f) {
     const float root = rsqrtf(base);

@@ -62,9 +62,9 @@ struct AdaptiveParams {
   AdaptiveAvgPool2dProblem problem;
 };
 
-// One block averages one window for blockDim.x vectors of channels. Windows may be whole images, with few
-// outputs to spread over the device, so the threads along y share a window and their sums meet in shared
-// memory.
+// One block averages one window for blockDim.x vectors of channels. Windows
+// may be whole images, with few outputs to spread over the device, so the
+// threads along y share a window and their sums meet in shared memory.
 template <class T, int kSize>
 __global__ void __launch_bounds__(256)
     adaptive_avg_pool2d_kernel(const __grid_constant__ AdaptiveParams params) {
