@@ -11,6 +11,7 @@ import torch
 
 from fastcnn import nn
 from fastcnn.models._arguments import check_num_classes, check_variant
+from fastcnn.models._network import Network, split_before
 from fastcnn.models._weights import PathLike, load_weights
 
 VARIANTS = ("paper", "torchvision", "textbook")
@@ -78,7 +79,7 @@ def _classifier(in_features: int, num_classes: int, names: tuple[str, ...]) -> t
     return torch.nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
 
 
-class AlexNet(torch.nn.Module):
+class AlexNet(Network):
     """AlexNet in one of its three forms: (N, 3, 224, 224) to (N, num_classes) logits.
 
     variant "paper": convolutions 2, 4 and 5 in two groups (the paper's two GPUs), local response
@@ -91,7 +92,8 @@ class AlexNet(torch.nn.Module):
     def __init__(self, variant: str = "paper", num_classes: int = 1000) -> None:
         super().__init__()
         self.variant = check_variant("alexnet", variant, VARIANTS)
-        check_num_classes("alexnet", num_classes)
+        self.num_classes = check_num_classes("alexnet", num_classes)
+        self.head = "classifier.6" if variant == "torchvision" else "classifier.fc8"
         named = ("drop6", "fc6", "drop7", "fc7", "fc8")
         if variant == "torchvision":
             self.features = _torchvision_features()
@@ -110,8 +112,17 @@ class AlexNet(torch.nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(N, 3, 224, 224) to (N, num_classes) logits."""
-        x = self.avgpool(self.features(input))
-        return self.classifier(torch.flatten(x, 1))
+        return self.forward_head(self.forward_features(input))
+
+    def forward_features(self, input: torch.Tensor) -> torch.Tensor:
+        return self.features(input)
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        x = torch.flatten(self.avgpool(features), 1)
+        return self.classifier[:-1](x) if pre_logits else self.classifier(x)
+
+    def stages(self) -> list[list[torch.nn.Module]]:
+        return split_before(self.features, nn.MaxPool2d)
 
     @torch.no_grad()
     def _initialise(self) -> None:

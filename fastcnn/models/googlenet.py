@@ -9,7 +9,8 @@ import torch
 
 from fastcnn import nn
 from fastcnn.models._arguments import check_num_classes, check_variant
-from fastcnn.models._weights import PathLike, load_weights
+from fastcnn.models._network import Network
+from fastcnn.models._weights import PathLike, State, load_weights
 from fastcnn.nn.blocks import ConvBNReLU, Inception
 
 VARIANTS = ("paper", "torchvision")
@@ -71,7 +72,7 @@ class AuxiliaryHead(torch.nn.Module):
         return self.fc2(self.dropout(self.fc1(x)))
 
 
-class GoogLeNet(torch.nn.Module):
+class GoogLeNet(Network):
     """GoogLeNet: (N, 3, H, W), 224x224 in the paper, to (N, num_classes) logits.
 
     variant "paper": no batch normalisation, local response normalisation after the first max-pool and before
@@ -82,6 +83,8 @@ class GoogLeNet(torch.nn.Module):
     In training mode, with `aux_logits`, it returns :class:`GoogLeNetOutputs`.
     """
 
+    head = "fc"
+
     def __init__(
         self,
         variant: str = "paper",
@@ -91,7 +94,7 @@ class GoogLeNet(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.variant = check_variant("googlenet", variant, VARIANTS)
-        check_num_classes("googlenet", num_classes)
+        self.num_classes = check_num_classes("googlenet", num_classes)
         self.transform_input = transform_input
         bn = variant == "torchvision"
 
@@ -135,6 +138,18 @@ class GoogLeNet(torch.nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor | GoogLeNetOutputs:
         """(N, 3, H, W) to logits (N, num_classes), or in training to GoogLeNetOutputs."""
+        at_4a, at_4d, features = self._maps(input)
+        logits = self.forward_head(features)
+        if self.training and self.aux1 is not None and self.aux2 is not None:
+            return GoogLeNetOutputs(logits, self.aux2(at_4d), self.aux1(at_4a))
+        return logits
+
+    def adapt_state_dict(self, state: State) -> State:
+        """Without auxiliary heads, those of a file are passed over."""
+        return state if self.aux1 is not None else {k: v for k, v in state.items() if not k.startswith("aux")}
+
+    def _maps(self, input: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """After blocks 4a, 4d and 5b."""
         x = _imagenet_to_half(input) if self.transform_input else input
         x = self.norm1(self.maxpool1(self.conv1(x)))
         x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))
@@ -142,11 +157,33 @@ class GoogLeNet(torch.nn.Module):
         at_4a = self.inception4a(x)
         at_4d = self.inception4d(self.inception4c(self.inception4b(at_4a)))
         x = self.maxpool4(self.inception4e(at_4d))
-        x = self.avgpool(self.inception5b(self.inception5a(x)))
-        logits = self.fc(self.dropout(torch.flatten(x, 1)))
-        if self.training and self.aux1 is not None and self.aux2 is not None:
-            return GoogLeNetOutputs(logits, self.aux2(at_4d), self.aux1(at_4a))
-        return logits
+        return at_4a, at_4d, self.inception5b(self.inception5a(x))
+
+    def forward_features(self, input: torch.Tensor) -> torch.Tensor:
+        return self._maps(input)[2]
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        x = self.dropout(torch.flatten(self.avgpool(features), 1))
+        return x if pre_logits else self.fc(x)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        super().reset_classifier(num_classes)
+        if num_classes == 0:
+            self.aux1 = self.aux2 = None
+        for head in filter(None, (self.aux1, self.aux2)):
+            head.fc2 = nn.Linear(1024, num_classes, device=head.fc2.weight.device, dtype=head.fc2.weight.dtype)
+
+    def stages(self) -> list[list[torch.nn.Module]]:
+        if self.transform_input:
+            raise ValueError("features_only: googlenet's transform_input is no layer; give it pictures of mean .5")
+        at_4 = [self.inception4a, self.inception4b, self.inception4c, self.inception4d, self.inception4e]
+        return [
+            [self.conv1],
+            [self.maxpool1, self.norm1, self.conv2, self.conv3, self.norm2],
+            [self.maxpool2, self.inception3a, self.inception3b],
+            [self.maxpool3, *at_4],
+            [self.maxpool4, self.inception5a, self.inception5b],
+        ]
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -192,4 +229,4 @@ def googlenet(
         ValueError: an unknown variant, or weights that do not fit.
     """
     model = GoogLeNet(variant, num_classes, aux_logits, transform_input)
-    return load_weights(model, weights, ignore=() if aux_logits else ("aux1.", "aux2."))
+    return load_weights(model, weights)

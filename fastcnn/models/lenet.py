@@ -14,6 +14,7 @@ import fastcnn.functional as F
 from fastcnn import nn
 from fastcnn.core.packing import kept
 from fastcnn.models._arguments import check_num_classes, check_variant
+from fastcnn.models._network import Network, split_before
 from fastcnn.models._weights import PathLike, load_weights
 
 VARIANTS = ("paper", "modern")
@@ -264,6 +265,11 @@ class PartialConv2d(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros(len(table)))
         torch.nn.init.uniform_(self.weight, -1 / kernel_size, 1 / kernel_size)
 
+    def extra_repr(self) -> str:
+        kernel = self.weight.shape[-1]
+        connections = f"connections={len(self.weight)}, kernel_size={kernel}, activation={self.activation!r}"
+        return f"{self.in_channels}, {len(self.table)}, {connections}"
+
     def dense_weight(self) -> torch.Tensor:
         """The weight as (output maps, input maps, R, S), zero where the table has no connection."""
         return self._dense(self.weight)
@@ -277,7 +283,7 @@ class PartialConv2d(torch.nn.Module):
         return _dense_weight(weight, self.table, self.in_channels)
 
 
-class LeNet5(torch.nn.Module):
+class LeNet5(Network):
     """LeNet-5: 1x32x32 grey pictures to one number a class.
 
     variant "paper": partially connected C3, trainable subsampling, a squashing function after every layer,
@@ -285,6 +291,8 @@ class LeNet5(torch.nn.Module):
     background is -0.1 and ink is 1.175.
     variant "modern": dense C3, max-pooling, ReLU, and a linear output, whose largest value names the class.
     """
+
+    head = "output"
 
     def __init__(
         self,
@@ -295,7 +303,7 @@ class LeNet5(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.variant, self.squashing = check_variant("lenet5", variant, VARIANTS), squashing
-        check_num_classes("lenet5", num_classes)
+        self.num_classes = check_num_classes("lenet5", num_classes)
         if squashing not in SQUASHINGS:
             raise ValueError(f"lenet5: unknown squashing {squashing!r}, expected one of {SQUASHINGS}")
         if variant != "paper" and (squashing != SQUASHINGS[0] or prototypes is not None):
@@ -333,8 +341,29 @@ class LeNet5(torch.nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(N, 1, 32, 32) to (N, num_classes): squared distances ("paper") or logits ("modern")."""
-        x = torch.flatten(self.features(input), 1)
-        return self.output(self.f6(x))
+        return self.forward_head(self.forward_features(input))
+
+    def forward_features(self, input: torch.Tensor) -> torch.Tensor:
+        return self.features(input)
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        x = self.f6(torch.flatten(features, 1))
+        return x if pre_logits else self.output(x)
+
+    @property
+    def num_features(self) -> int:
+        return self.f6.out_features
+
+    def reset_classifier(self, num_classes: int) -> None:
+        if self.variant == "paper" and num_classes:
+            raise ValueError(
+                "reset_classifier: the paper's output is a set of prototypes, none can be drawn at random; "
+                "build lenet5(num_classes=..., prototypes=...)"
+            )
+        super().reset_classifier(num_classes)
+
+    def stages(self) -> list[list[torch.nn.Module]]:
+        return split_before(self.features, nn.MaxPool2d, nn.Subsample2d)
 
     def predict(self, input: torch.Tensor) -> torch.Tensor:
         """The class of each picture, (N,): the smallest distance or the largest logit."""

@@ -9,6 +9,7 @@ import torch
 
 from fastcnn import nn
 from fastcnn.models._arguments import check_num_classes, check_variant
+from fastcnn.models._network import Network
 from fastcnn.models._weights import PathLike, load_weights
 from fastcnn.nn.blocks import BasicBlock, Bottleneck
 
@@ -37,7 +38,26 @@ def _initialise(model: torch.nn.Module) -> None:
             torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class ResNet(torch.nn.Module):
+class _ResidualNetwork(Network):
+    """What both kinds of ResNet share: their head."""
+
+    head = "fc"
+    drop_rate = 0.0  # of the dropout before the last layer, which the paper's nets have not
+    avgpool: torch.nn.Module
+    fc: torch.nn.Module
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) to (N, num_classes) logits."""
+        return self.forward_head(self.forward_features(input))
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        x = torch.flatten(self.avgpool(features), 1)
+        if self.drop_rate:
+            x = torch.nn.functional.dropout(x, self.drop_rate, self.training)
+        return x if pre_logits else self.fc(x)
+
+
+class ResNet(_ResidualNetwork):
     """ResNet for ImageNet: (N, 3, H, W), 224x224 in the paper, to (N, num_classes) logits.
 
     Keys are torchvision's. `shortcut` is "A", "B" (torchvision's) or "none" (the plain net).
@@ -45,7 +65,7 @@ class ResNet(torch.nn.Module):
 
     def __init__(self, block: Block, layers: Sequence[int], num_classes: int = 1000, shortcut: str = "B") -> None:
         super().__init__()
-        check_num_classes("resnet", num_classes)
+        self.num_classes, self.variant = check_num_classes("resnet", num_classes), shortcut
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = torch.nn.BatchNorm2d(64)
         self.relu = torch.nn.ReLU(inplace=True)
@@ -59,14 +79,16 @@ class ResNet(torch.nn.Module):
         self.fc = nn.Linear(512 * wide, num_classes)
         _initialise(self)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) to (N, num_classes) logits."""
+    def forward_features(self, input: torch.Tensor) -> torch.Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(input))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def stages(self) -> list[list[torch.nn.Module]]:
+        stem = [self.conv1, self.bn1, self.relu]
+        return [stem, [self.maxpool, self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
 
-class CifarResNet(torch.nn.Module):
+class CifarResNet(_ResidualNetwork):
     """ResNet for CIFAR (section 4.2 of the paper): (N, 3, 32, 32) to (N, num_classes) logits.
 
     6n + 2 weight layers: a 3x3 convolution, n basic blocks each of 16, 32 and 64 channels, and one linear
@@ -77,7 +99,7 @@ class CifarResNet(torch.nn.Module):
         super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"CifarResNet: depth is {depth}, expected 6n + 2 with n at least 1")
-        check_num_classes("resnet_cifar", num_classes)
+        self.num_classes, self.variant = check_num_classes("resnet_cifar", num_classes), shortcut
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = torch.nn.BatchNorm2d(16)
@@ -89,11 +111,12 @@ class CifarResNet(torch.nn.Module):
         self.fc = nn.Linear(64, num_classes)
         _initialise(self)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(N, 3, 32, 32) to (N, num_classes) logits."""
+    def forward_features(self, input: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn1(self.conv1(input)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+        return self.layer3(self.layer2(self.layer1(x)))
+
+    def stages(self) -> list[list[torch.nn.Module]]:
+        return [[self.conv1, self.bn1, self.relu, self.layer1], [self.layer2], [self.layer3]]
 
 
 def _imagenet(depth: int, variant: str, num_classes: int, weights: PathLike | None) -> ResNet:

@@ -11,7 +11,8 @@ import torch
 
 from fastcnn import nn
 from fastcnn.models._arguments import check_num_classes, check_variant
-from fastcnn.models._weights import PathLike, load_weights
+from fastcnn.models._network import Network, split_before
+from fastcnn.models._weights import PathLike, State, load_weights
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 
@@ -46,13 +47,15 @@ def _features(variant: str, batch_norm: bool) -> torch.nn.Sequential:
     return torch.nn.Sequential(layers)
 
 
-class VGG(torch.nn.Module):
+class VGG(Network):
     """VGG in one of the configurations of the paper: (N, 3, H, W) to (N, num_classes) logits.
 
     At 224x224 the last feature maps are 7x7, as the paper has it; other sizes from 32 on are averaged to
     7x7 (:func:`to_dense` evaluates them as the paper does). Keys are torchvision's for A, B, D and E, with
     and without batch normalisation; A-LRN has A's and C has D's.
     """
+
+    head = "classifier.6"
 
     def __init__(self, variant: str = "D", num_classes: int = 1000, batch_norm: bool = False) -> None:
         super().__init__()
@@ -81,8 +84,30 @@ class VGG(torch.nn.Module):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) to (N, num_classes) logits."""
-        x = self.avgpool(self.features(input))
-        return self.classifier(torch.flatten(x, 1))
+        return self.forward_head(self.forward_features(input))
+
+    def forward_features(self, input: torch.Tensor) -> torch.Tensor:
+        return self.features(input)
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        x = torch.flatten(self.avgpool(features), 1)
+        return self.classifier[:-1](x) if pre_logits else self.classifier(x)
+
+    def adapt_state_dict(self, state: State) -> State:
+        """timm keeps the first two linear layers as convolutions, under names of their own."""
+        if "pre_logits.fc1.weight" not in state:
+            return state
+        names = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
+        adapted = {}
+        for key, value in state.items():
+            layer, _, kind = key.rpartition(".")
+            adapted[f"{names.get(layer, layer)}.{kind}"] = (
+                value.flatten(1) if value.dim() > 1 and layer in names else value
+            )
+        return adapted
+
+    def stages(self) -> list[list[torch.nn.Module]]:
+        return split_before(self.features, nn.MaxPool2d)
 
     def named_convs(self) -> Iterator[tuple[str, torch.nn.Conv2d]]:
         """The convolutions by the paper's names: conv1_1, conv1_2, conv2_1, ..."""

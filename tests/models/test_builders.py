@@ -25,8 +25,10 @@ def test_every_name_builds_and_is_public() -> None:
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(ValueError, match="unknown model 'resnet51', expected one of lenet5, alexnet, "):
+    with pytest.raises(ValueError, match="unknown model 'resnet51', expected one of resnet18, resnet34, "):
         get_model("resnet51")
+    with pytest.raises(ValueError, match="unknown model 'mobilenet', expected one of lenet5, alexnet, "):
+        get_model("mobilenet")
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -39,11 +41,15 @@ def test_unknown_variant_lists_the_allowed(name: str) -> None:
 @pytest.mark.parametrize("name", ["lenet5", "alexnet", "vgg11", "googlenet", "resnet18", "resnet20_cifar"])
 def test_bad_num_classes(name: str) -> None:
     with torch.device("meta"):
+        builder = getattr(fastcnn.models, name)
         for value in (0, -3):
             with pytest.raises(ValueError, match=f"num_classes is {value}, expected at least 1"):
-                get_model(name, num_classes=value)
+                builder(num_classes=value)
         for value in (2.0, "10", None, True):
             with pytest.raises(TypeError, match=r"num_classes is a .*, expected an int"):
+                builder(num_classes=value)
+        for value, error in ((-3, ValueError), (2.0, TypeError), ("10", TypeError), (True, TypeError)):
+            with pytest.raises(error, match="num_classes is"):
                 get_model(name, num_classes=value)
 
 
