@@ -24,9 +24,13 @@ from fastcnn.core.selector import SELECTORS
 from fastcnn.core.version import VERSION
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Hand-written kernels for convolutional networks in PyTorch."
+    name="fastcnn",
+    no_args_is_help=True,
+    help="Hand-written kernels for convolutional networks in PyTorch.",
+    epilog="Exit codes: 0 done; 1 wrong input, or a result that is wrong; 2 wrong arguments; 130 interrupted.",
 )
-console = Console()
+# Into a file or a pipe, tables are as wide as they need to be.
+console = Console(width=None if sys.stdout.isatty() else 200)
 
 
 class Format(str, enum.Enum):
@@ -35,6 +39,21 @@ class Format(str, enum.Enum):
     table = "table"
     json = "json"
     csv = "csv"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(fastcnn.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print fastcnn's version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -57,7 +76,7 @@ def info() -> None:
         ("GPUs", "; ".join(gpus) or "none visible"),
     ):
         table.add_row(name, value)
-    console.print(table)
+    console.print(_folded(table))
     _print_kernels()
 
 
@@ -70,7 +89,7 @@ def demo(
     """LeNet-5 learns to read; five networks run through PyTorch and fastcnn; pictures show both."""
     from fastcnn.workbench import demo, train
 
-    with _reported():
+    with _reported("demo"):
         demo.run(output, recipe=train.Recipe(epochs=epochs), seconds=seconds)
 
 
@@ -88,7 +107,7 @@ def train(
     """Trains LeNet-5 on scikit-learn's handwritten digits and reports the accuracy on a held-out third."""
     from fastcnn.workbench import demo, train
 
-    with _reported():
+    with _reported("train"):
         if output.suffix != ".safetensors":
             raise ValueError(f"train: output is {output}; a name that ends in .safetensors is needed")
         recipe = train.Recipe(variant, epochs, batch_size, learning_rate, seed)
@@ -120,7 +139,7 @@ def classify(
     """The likeliest classes of pictures, by your weights. A picture that fails does not keep the others from theirs."""
     from fastcnn.workbench import classify
 
-    with _reported():
+    with _reported("classify"):
         files = classify.find_pictures([name for name in pictures if name != "-"])
         sources: list[Any] = [*files, *([sys.stdin.buffer] if "-" in pictures else [])]
         classifier = classify.Classifier(model, weights, variant=variant, num_classes=num_classes)
@@ -139,7 +158,7 @@ def _outcome(classifier: Any, source: Any, top: int) -> Any:
     try:
         return classifier(source, top)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"fastcnn classify: {error}", file=sys.stderr)
         return error
 
 
@@ -165,7 +184,7 @@ def _print_classifications(outcomes: list[tuple[str, Any]], format: Format) -> N
             table.title_justify = "left"
             for guess in outcome.guesses:
                 table.add_row(guess.name, f"{guess.score:.4g}")
-            console.print(table)
+            console.print(_folded(table))
         if good and good[-1][1].note:
             console.print(good[-1][1].note)
 
@@ -180,7 +199,8 @@ def kernels(
 ) -> None:
     """Every kernel: operator, backend, name, dtypes, architectures, how it was verified."""
     if compile:
-        _print_compile_table(arch or [80, 90, 100], every, only)
+        with _reported("kernels"):
+            _print_compile_table(arch or [80, 90, 100], every, only)
     elif json:
         print(json_module.dumps(list_kernels(), indent=2))
     else:
@@ -209,7 +229,7 @@ def bench(
     """Times a part of the suite against PyTorch and the installed peers, after checking every result."""
     from fastcnn.workbench.report import commands
 
-    with _reported():
+    with _reported("bench"):
         commands.bench(
             console, kinds=kinds.split(","), networks=networks, contenders=contenders, match=match, batches=batches,
             device=device, quick=not full, seconds_each=seconds, memory=memory, threads=threads, output=output,
@@ -229,7 +249,7 @@ def report(
     """Turns result files into one HTML page and plots, or fills in the documentation's figures."""
     from fastcnn.workbench.report import commands, docs
 
-    with _reported():
+    with _reported("report"):
         if write_docs:
             for changed in docs.write(Path.cwd()):
                 console.print(str(changed))
@@ -249,7 +269,7 @@ def claims(
     """Measures eight claims of the networks' papers and says which hold here."""
     from fastcnn.workbench.claims import command
 
-    with _reported():
+    with _reported("claims"):
         command.run(console, only=only, seconds=seconds, output=output)
 
 
@@ -269,7 +289,7 @@ def tune(
     from fastcnn.workbench.tune import gpu as tune_gpu
     from fastcnn.workbench.tune import rules as tune
 
-    with _reported():
+    with _reported("tune"):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         # On a GPU the five networks' layers are enough: in each, dozens of candidates are compiled.
         names = suite.plan(device, quick=device == "cuda", networks=commands.split(networks)).selection.networks
@@ -288,12 +308,15 @@ def tune(
 
 
 @contextlib.contextmanager
-def _reported() -> Iterator[None]:
-    """Ends the command with the message alone where the user's input, or a result, was wrong."""
+def _reported(name: str) -> Iterator[None]:
+    """Ends the command `name` with its name and the message alone where the user's input, or a result, was wrong."""
     try:
         yield
+    except KeyboardInterrupt:
+        print(f"fastcnn {name}: interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
     except (ValueError, AssertionError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"fastcnn {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -366,12 +389,19 @@ def _print_kernels() -> None:
     table = Table("op", "backend", "kernel", "dtypes", "verified", title="Kernels", title_justify="left")
     for row in list_kernels():
         table.add_row(row["op"], row["backend"], row["name"], ", ".join(row["dtypes"]), row["verified"])
-    console.print(table)
+    console.print(_folded(table))
+
+
+def _folded(table: Table) -> Table:
+    """In a narrow terminal, cells go on in the next line; rich would cut them."""
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
 
 
 def main() -> None:
     """The entry point of the `fastcnn` command."""
-    app()
+    app(prog_name="fastcnn")
 
 
 if __name__ == "__main__":

@@ -247,7 +247,7 @@ def test_wrong_weights_are_refused_in_a_sentence(two, weights, tmp_path):
     safetensors.torch.save_file(resnet20_cifar().state_dict(), other)
     for path, message in {
         tmp_path / "text.safetensors": "cannot read",
-        tmp_path / "weights.txt": "expected .safetensors, .pth or .pt",
+        tmp_path / "weights.txt": "expected .safetensors, .pth, .pt or .bin",
         tmp_path / "harm.pth": "cannot read",
         tmp_path / "missing.pth": "no file",
         other: "does not fit LeNet5: missing keys",

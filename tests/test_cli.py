@@ -2,14 +2,19 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
+import fastcnn
+from fastcnn import __main__ as main_module
 from fastcnn.__main__ import app
 from fastcnn.core.selector import SELECTORS
 from fastcnn.models import lenet5
@@ -30,7 +35,8 @@ def refused(*arguments):
     assert isinstance(result.exception, SystemExit)
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
+    assert lines[0].startswith(f"fastcnn {arguments[0]}: ")
+    assert lines[0].count(f"{arguments[0]}: ") == 1
     return lines[0]
 
 
@@ -51,6 +57,48 @@ def test_info_names_versions_and_the_instruction_set():
     assert result.exit_code == 0
     for text in (torch.__version__.split("+")[0], "CPU instruction set", "GPUs"):
         assert text in result.output
+
+
+def test_version_and_exit_codes_are_told():
+    assert run("--version").output.strip() == fastcnn.__version__
+    text = " ".join(run("--help").output.split())
+    assert "Exit codes: 0 done; 1" in text
+    assert "130 interrupted" in text
+    assert run("nonsense").exit_code == 2
+
+
+def test_the_shell_completes_commands():
+    environment = os.environ | {"_FASTCNN_COMPLETE": "complete_bash", "COMP_WORDS": "fastcnn ver", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", "from fastcnn.__main__ import main; main()"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.stdout.split() == ["verify"], result.stderr
+
+
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_a_narrow_terminal_cuts_no_column(columns, monkeypatch):
+    monkeypatch.setattr(main_module, "console", Console(width=int(columns)))
+    for command in ("kernels", "info"):
+        output = run(command).output
+        assert "\u2026" not in output  # the ellipsis of a cell that was cut
+        assert max(map(len, output.splitlines())) <= int(columns)
+    assert "baseline" in "".join(run("info").output.split()) or "avx" in "".join(run("info").output.split())
+
+
+def test_an_interrupted_command_leaves_files_whole_and_says_so(monkeypatch, tmp_path):
+    pytest.importorskip("sklearn")
+    path = tmp_path / "weights.safetensors"
+    path.write_text("what was here")
+
+    def interrupted(tensors, filename):
+        Path(filename).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(safetensors.torch, "save_file", interrupted)
+    result = run("train", "--epochs", 1, "--variant", "modern", "--output", path)
+    assert result.exit_code == 130
+    assert result.stderr.strip().endswith("fastcnn train: interrupted")
+    assert path.read_text() == "what was here"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_kernels_as_json_cover_every_operator():

@@ -7,13 +7,13 @@ user's cache, where `tune` writes, overrules it entry by entry. A choice that a 
 from __future__ import annotations
 
 import json
-import os
 import re
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastcnn.core import ledger
+from fastcnn.core.files import write_whole
 
 PACKAGE, USER = ledger.PATH.parent, ledger.USER_PATH.parent
 FORMAT = 1  # a file of another version is refused by name
@@ -75,9 +75,5 @@ def write(path: Path, about: dict[str, Any], backend: str, name: str, entry: Ent
     data |= about
     data["entries"].setdefault(backend, {})[name] = entry._asdict()
     data["entries"][backend] = dict(sorted(data["entries"][backend].items()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In one step: every process that runs a convolution on this device reads the file.
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(data, indent=1) + "\n")  # every process that runs a convolution here reads it
     choices.cache_clear()

@@ -10,16 +10,22 @@ from typing import Any
 
 import torch
 
-from fastcnn.models import alexnet, googlenet, lenet, resnet, vgg
+from fastcnn.models import resnet, vgg
 from fastcnn.models._network import FeatureNet, Network, first_convolution
 from fastcnn.models._weights import LoadReport, PathLike, State, compare, fill, read_state_dict
+from fastcnn.models.alexnet import VARIANTS as ALEXNETS
+from fastcnn.models.alexnet import alexnet
+from fastcnn.models.googlenet import VARIANTS as GOOGLENETS
+from fastcnn.models.googlenet import googlenet
+from fastcnn.models.lenet import VARIANTS as LENETS
+from fastcnn.models.lenet import lenet5
 
 _log = logging.getLogger("fastcnn")
 
 # name: builder and its variants, the default first
 _BUILDERS: dict[str, tuple[Callable[..., Network], tuple[str, ...]]] = {
-    "lenet5": (lenet.lenet5, lenet.VARIANTS),
-    "alexnet": (alexnet.alexnet, alexnet.VARIANTS),
+    "lenet5": (lenet5, LENETS),
+    "alexnet": (alexnet, ALEXNETS),
     "vgg11": (vgg.vgg11, ("A", "A-LRN")),
     "vgg13": (vgg.vgg13, ("B",)),
     "vgg16": (vgg.vgg16, ("D", "C")),
@@ -28,7 +34,7 @@ _BUILDERS: dict[str, tuple[Callable[..., Network], tuple[str, ...]]] = {
     "vgg13_bn": (vgg.vgg13_bn, ("B",)),
     "vgg16_bn": (vgg.vgg16_bn, ("D",)),
     "vgg19_bn": (vgg.vgg19_bn, ("E",)),
-    "googlenet": (googlenet.googlenet, googlenet.VARIANTS),
+    "googlenet": (googlenet, GOOGLENETS),
     **{f"resnet{depth}": (getattr(resnet, f"resnet{depth}"), ("B", "A")) for depth in (18, 34, 50, 101, 152)},
     **{f"plain{depth}": (getattr(resnet, f"plain{depth}"), ("none",)) for depth in (18, 34, 50, 101, 152)},
     **{f"resnet{n}_cifar": (getattr(resnet, f"resnet{n}_cifar"), ("A", "B")) for n in (20, 32, 44, 56, 110, 1202)},
@@ -117,9 +123,8 @@ def _check_own(name: str, build: Callable[..., Network], own: dict[str, Any]) ->
     known = list(inspect.signature(build).parameters)[3:]  # after variant, num_classes, weights
     for key in own:
         if key not in known:
-            raise TypeError(
-                f"create_model: {name} has no argument {key!r}{', it has ' * bool(known)}{', '.join(known)}"
-            )
+            names = ", ".join(known) or "none"
+            raise TypeError(f"create_model: {name} has no argument {key!r}, of its own it has {names}")
 
 
 def _load(name: str, variants: Sequence[str], weights: PathLike, strict: bool, own: dict[str, Any]) -> Network:
@@ -154,7 +159,8 @@ def _shaped(name: str, variant: str, state: State, own: dict[str, Any]) -> Netwo
         fitted = network.adapt_state_dict(state)
         first = next(key for key, module in network.named_modules() if module is first_convolution(network))
         conv, head = fitted.get(f"{first}.weight"), fitted.get(f"{network.head}.weight")
-        if head is not None and head.dim() == 2 and head.shape[0] != network.num_classes:
+        ours = network.state_dict().get(f"{network.head}.weight")
+        if head is not None and ours is not None and head.dim() == 2 and head.shape != ours.shape:
             network.reset_classifier(head.shape[0])
         if conv is not None and conv.dim() == 4:
             network.set_input_channels(conv.shape[1])

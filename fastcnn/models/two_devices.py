@@ -11,6 +11,7 @@ device. They exchange activations before conv3 and before the three linear layer
 Source: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", 2012.
 """
 
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -127,8 +128,9 @@ class TwoDeviceAlexNet(torch.nn.Module):
     def _half_conv(self, module: torch.nn.Module) -> nn.Conv2d:
         whole = cast(nn.Conv2d, module)
         weight, bias = self._half(whole.weight), self._half(cast(Tensor, whole.bias))
+        pair = partial(cast, tuple[int, int])
         half = nn.Conv2d(
-            weight.shape[1], weight.shape[0], whole.kernel_size, whole.stride, whole.padding,
+            weight.shape[1], weight.shape[0], pair(whole.kernel_size), pair(whole.stride), pair(whole.padding),
             activation=whole.activation, device=weight.device, dtype=weight.dtype,
         )  # fmt: skip
         half.load_state_dict({"weight": weight, "bias": bias})

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fastcnn import functional
 from fastcnn.core import native
+from fastcnn.core.files import write_whole, written_whole
 from fastcnn.core.version import VERSION
 from fastcnn.models import get_model
 from fastcnn.models.lenet import LeNet5
@@ -151,7 +152,7 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
         "networks": [asdict(c) | {"ratio": c.ratio} for c in comparisons],
         "seconds": time.perf_counter() - started,
     }
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_whole(output / "results.json", json.dumps(results, indent=2) + "\n")
     console.rule(f"Done in {results['seconds']:.0f} s")
     console.print(f"Pictures, weights and results.json are in {output.resolve()}", soft_wrap=True)
     console.print(
@@ -175,7 +176,8 @@ def train_with_progress(digits: train.Digits, recipe: train.Recipe, console: Con
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state_dict as a .safetensors file."""
-    safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    with written_whole(path) as partial:
+        safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
 
 
 def save_digit(digit: Tensor, path: Path) -> None:

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from fastcnn.core.files import written_whole
+
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"
 SQUASHED = 1.7159  # the bound of LeNet-5's activations
 
@@ -47,7 +49,8 @@ def feature_maps(path: Path, digit: Tensor, maps: Mapping[str, Tensor], label: i
             axis.set_title(str(number), fontsize=8, color=GREY, pad=2)
     bar = figure.colorbar(image, ax=axes[:, -1], fraction=0.4, aspect=40)
     bar.set_label("activation: 1.7159 tanh(2/3 a)")
-    figure.savefig(path, dpi=130)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=130)
 
 
 def distances(path: Path, f6: Tensor, prototypes: Tensor, distance: Tensor, label: int) -> None:
@@ -77,7 +80,8 @@ def distances(path: Path, f6: Tensor, prototypes: Tensor, distance: Tensor, labe
     bars.set_ylabel("squared distance to the prototype")
     bars.set_title(f"the nearest prototype is the answer: {best}", fontsize=12)
     bars.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=130)
 
 
 def confusion(path: Path, counts: Tensor, title: str) -> None:
@@ -102,7 +106,8 @@ def confusion(path: Path, counts: Tensor, title: str) -> None:
     axis.set_xlabel("predicted digit")
     axis.set_ylabel("true digit")
     axis.set_title(title)
-    figure.savefig(path, dpi=130)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=130)
 
 
 def speeds(
@@ -132,7 +137,8 @@ def speeds(
         "bars: median; whiskers: 10th to 90th percentile; each panel has its own scale; above: PyTorch / fastcnn",
         fontsize=9,
     )
-    figure.savefig(path, dpi=130)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=130)
 
 
 def _label(axis: Any, text: str) -> None:

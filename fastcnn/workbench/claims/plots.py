@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from fastcnn.core.files import written_whole
 from fastcnn.workbench.claims import activation
 from fastcnn.workbench.figures import BLUE, GREY, ORANGE
 
@@ -45,7 +46,8 @@ def activations(path: Path, claim: dict[str, Any]) -> None:
     axis.set_title("LeNet-5 with three activations, a line a seed")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=130)
 
 
 def depth(path: Path, claim: dict[str, Any]) -> None:
@@ -66,4 +68,5 @@ def depth(path: Path, claim: dict[str, Any]) -> None:
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("training error, %")
-    figure.savefig(path, dpi=130)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=130)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fastcnn.workbench.report import measure, page, results, roofline, suite, timing
@@ -130,6 +130,8 @@ def print_table(made: Results, console: Console) -> None:
             cells.append("-" if row is None else f"{row.seconds / own.seconds:.2f}" if own else seconds(row.seconds))
         cells.append(f"{own.of_floor:.0%}" if own else "-")
         table.add_row(*cells)
+    for column in table.columns:
+        column.overflow = "fold"
     console.print(table)
     for name, (reason, count) in missing_reasons(made).items():
         console.print(f"missing in {count} cases: {name}: {reason}", highlight=False, markup=False)
@@ -174,8 +176,8 @@ def warn_if_busy(console: Console) -> None:
 
 
 def progress_bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True)
+    bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*bar, TextColumn("left:"), TimeRemainingColumn(), console=console, transient=True)
 
 
 def batch(text: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from fastcnn.core.files import write_whole
 from fastcnn.workbench.report import plots
 from fastcnn.workbench.report.results import Results, Row
 from fastcnn.workbench.report.summary import (
@@ -72,10 +73,11 @@ def write(files: list[Results], old: Results | None, folder: Path) -> Path:
         raise ValueError("report: no result file was given")
     body = "".join(_device(results, old, folder) for results in files)
     page = folder / "report.html"
-    page.write_text(
+    write_whole(
+        page,
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>fastcnn: measurements</title>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<style>{STYLE}</style></head><body>{body}<script>{SCRIPT}</script></body></html>\n"
+        f"<style>{STYLE}</style></head><body>{body}<script>{SCRIPT}</script></body></html>\n",
     )
     return page
 

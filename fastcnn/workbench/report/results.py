@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from fastcnn.core import native
+from fastcnn.core.files import write_whole
 from fastcnn.workbench.report.timing import Samples
 
 # Rows that this version writes and reads; a file of another version is refused by name.
@@ -70,9 +71,7 @@ class Results:
         return cls(data, path)
 
     def save(self, path: Path | str) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.data, indent=1) + "\n")
+        write_whole(path, json.dumps(self.data, indent=1) + "\n")
 
     @cached_property
     def rows(self) -> list[Row]:
