@@ -43,7 +43,7 @@ class Format(str, enum.Enum):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(fastcnn.__version__)
+        print(VERSION)
         raise typer.Exit
 
 
