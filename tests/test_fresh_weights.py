@@ -17,6 +17,15 @@ import fastcnn
 from fastcnn.core import fingerprints
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Enough for what is this small, however many tests run beside it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Layers(nn.Module):
     """fastcnn's layers; weights of 6.9 KB, which are compared whole, and of 147 KB, which are not."""
 
