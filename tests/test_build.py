@@ -83,10 +83,10 @@ def test_without_a_compiler_the_build_says_what_to_install(tmp_path):
 
 def test_workflows_run_make_targets_that_exist():
     yaml = pytest.importorskip("yaml")
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     used = set()
     for path in (ROOT / ".github/workflows").glob("*.yml"):
-        for name, job in yaml.safe_load(path.read_text())["jobs"].items():
+        for name, job in yaml.safe_load(path.read_text("utf-8"))["jobs"].items():
             commands = [step["run"] for step in job["steps"] if "run" in step]
             assert commands, f"{path.name}: {name} runs nothing"
             used |= {command.split()[1] for command in commands if command.startswith("make ")}

@@ -97,7 +97,7 @@ def test_an_interrupted_command_leaves_files_whole_and_says_so(monkeypatch, tmp_
     result = run("train", "--epochs", 1, "--variant", "modern", "--output", path)
     assert result.exit_code == 130
     assert result.stderr.strip().endswith("fastcnn train: interrupted")
-    assert path.read_text() == "what was here"
+    assert path.read_text("utf-8") == "what was here"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -78,7 +78,7 @@ def test_the_whole_demo_on_a_small_network(variant, monkeypatch, tmp_path, capsy
             image.load()
             assert min(image.size) >= 200
             assert len(image.convert("RGB").getcolors(2**24)) > 10, path  # something is drawn
-    assert json.loads((output / "results.json").read_text()) == results
+    assert json.loads((output / "results.json").read_text("utf-8")) == results
     assert [network["network"] for network in results["networks"]] == ["lenet5", "resnet20_cifar"]
     assert all(network["fastcnn_error"] < 1e-4 for network in results["networks"])
     trained = lenet5(variant, weights=output / "lenet5.safetensors").eval()

@@ -65,7 +65,7 @@ def imports(path: Path, root: Path) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             yield from visit(child, inside)
 
-    yield from visit(ast.parse(path.read_text()), False)
+    yield from visit(ast.parse(path.read_text("utf-8")), False)
 
 
 def room(dotted: str) -> str:

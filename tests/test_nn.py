@@ -90,7 +90,7 @@ def test_every_layer_has_an_example_that_runs(name):
 
 
 def test_the_page_on_layers_runs_and_names_them_all():
-    page = (Path(__file__).parents[1] / "docs" / "layers.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "layers.md").read_text("utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     namespace = {}
     exec(compile(code, "docs/layers.md", "exec"), namespace)

@@ -16,7 +16,7 @@ from fastcnn.models import resnet50
 from fastcnn.workbench import demo, train
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 COMMANDS = [
     shlex.split(line, comments=True) for kind, block in BLOCKS if kind == "console" for line in block.splitlines()
@@ -50,7 +50,7 @@ def test_python_blocks_run_one_after_the_other():
 
 
 def test_make_targets_exist():
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     used = [command[1] for command in COMMANDS if command[0] == "make"]
     assert set(used) == {"demo", "test"}
     assert set(used) <= set(targets)

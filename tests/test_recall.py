@@ -204,11 +204,11 @@ def test_an_output_outlives_its_call_and_is_freed():
     ops.max_pool2d.forget()
     gc.collect()
     assert all(torch.equal(y, expected) for y in outputs)
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         before = int(file.read().split()[1])
     for _ in range(400):
         functional.max_pool2d(x, 2)
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         assert (int(file.read().split()[1]) - before) * 4096 < 40 * outputs[0].nbytes
 
 

@@ -58,7 +58,7 @@ def test_the_fastest_right_one_is_written_and_chosen(gpu):
     names.remove("wrong")
     path = run()
     assert path == folder / "a-gpu-80-gb.json"
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text("utf-8"))
     assert {name: data[name] for name in ABOUT} == ABOUT
     conv, linear = (
         "conv2d float32 n3 4x4x8 k8 3x3 stride 1x1 pad 1x1x1x1 dilation 1x1 groups 1",
@@ -76,7 +76,7 @@ def test_the_fastest_right_one_is_written_and_chosen(gpu):
 
 def test_within_the_noise_the_models_choice_stays(gpu):
     gpu[1][:] = ["model", "equal"]
-    assert {e["choice"]["tile"] for e in json.loads(run().read_text())["entries"]["cuda"].values()} == {"model"}
+    assert {e["choice"]["tile"] for e in json.loads(run().read_text("utf-8"))["entries"]["cuda"].values()} == {"model"}
 
 
 def test_a_wrong_one_is_told_and_not_taken_and_a_failing_one_does_not_end_the_run(gpu, capsys):
@@ -84,7 +84,7 @@ def test_a_wrong_one_is_told_and_not_taken_and_a_failing_one_does_not_end_the_ru
     with pytest.raises(AssertionError, match=r"wrong results: cuda conv2d float32 .*: wrong: relative error 1.0e-02"):
         run()
     assert "failing: RuntimeError: out of shared memory" in capsys.readouterr().out.replace("\n", " ")
-    taken = json.loads((folder / "a-gpu-80-gb.json").read_text())["entries"]["cuda"].values()
+    taken = json.loads((folder / "a-gpu-80-gb.json").read_text("utf-8"))["entries"]["cuda"].values()
     assert [entry["choice"]["tile"] for entry in taken] == ["faster", "faster"]
 
 
@@ -92,16 +92,16 @@ def test_nothing_right_writes_nothing(gpu):
     gpu[1][:] = ["failing"]
     assert not run().exists()
     gpu[1][:] = ["failing", "equal"]  # the model's own choice could not be timed
-    (entry, _) = json.loads(run().read_text())["entries"]["cuda"].values()
+    (entry, _) = json.loads(run().read_text("utf-8"))["entries"]["cuda"].values()
     assert (entry["choice"], entry["model_microseconds"]) == ({"tile": "equal"}, None)
 
 
 def test_most_and_output(gpu, tmp_path):
     path = run(most=2, output=tmp_path / "made.json")
     assert path == tmp_path / "made.json"
-    assert {e["candidates"] for e in json.loads(path.read_text())["entries"]["cuda"].values()} == {2}
+    assert {e["candidates"] for e in json.loads(path.read_text("utf-8"))["entries"]["cuda"].values()} == {2}
     assert run(most=1, output=tmp_path) == tmp_path / "a-gpu-80-gb.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "device": "Another GPU"}))
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "device": "Another GPU"}))
     with pytest.raises(ValueError, match=r"made.json is of Another GPU, this is A GPU \(80 GB\)"):
         run(most=1, output=path)
 

@@ -27,4 +27,4 @@ def written_whole(path: Path | str) -> Iterator[Path]:
 def write_whole(path: Path | str, text: str) -> None:
     """`Path.write_text`, at once or not at all."""
     with written_whole(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, "utf-8")

@@ -86,7 +86,7 @@ def read(path: Path) -> Ledger:
     if not path.exists():
         return Ledger()
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text("utf-8"))
         if data["format"] != FORMAT:
             raise ValueError(f"{path}: a ledger has format {FORMAT}, this one {data['format']}")
         return Ledger(tuple(Entry(**entry) for entry in data["entries"]), tuple(Race(**race) for race in data["races"]))
@@ -106,7 +106,7 @@ def write(path: Path, entries: Sequence[Entry] = (), races: Sequence[Race] = ())
         data = {"format": FORMAT, "entries": [e._asdict() for e in merged.entries],
                 "races": [r._asdict() for r in merged.races]}  # fmt: skip
         partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(data, indent=1) + "\n")
+        partial.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
         partial.replace(path)
     forget()
 

@@ -54,7 +54,7 @@ def read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {"format": FORMAT, "entries": {}}
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text("utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a tuning file: {error}; remove it and run python -m fastcnn tune") from None
     found = data.get("format") if isinstance(data, dict) else None

@@ -269,7 +269,7 @@ def activations(model: LeNet5, digit: Tensor) -> tuple[dict[str, Tensor], Tensor
 def processor() -> str:
     """The processor's name as the system gives it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

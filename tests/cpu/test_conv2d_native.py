@@ -407,7 +407,7 @@ def test_bfloat16_products_where_the_processor_has_them() -> None:
     finally:
         _C.cpu.set_isa(before)
     flags = Path("/proc/cpuinfo")
-    if before == "avx512" and flags.exists() and "avx512_bf16" in flags.read_text():
+    if before == "avx512" and flags.exists() and "avx512_bf16" in flags.read_text("utf-8"):
         assert _C.cpu.conv2d_reason("direct_bf16", problem, 2) == ""
         assert any(capable(replace(case, dtype=torch.bfloat16), "direct_bf16") for case in CASES)
     odd = Run(Case(C=10, K=10, groups=2, dtype=torch.bfloat16)).problem()

@@ -1,6 +1,7 @@
 """The choice of the instruction set."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,5 +44,28 @@ def test_no_function_is_shared_between_instruction_sets(isa: str) -> None:
     if not objects or not shutil.which("nm"):
         pytest.skip("needs nm and the object files of an in-place build")
     listing = subprocess.run(["nm", "--demangle", *objects], capture_output=True, text=True, check=True).stdout
-    weak = [line for line in listing.splitlines() if line[17:18] in ("W", "V", "u")]
-    assert not [line for line in weak if f"fastcnn::{isa}::" not in line]
+    weak = weak_symbols(listing)
+    assert weak
+    assert not [name for name in weak if f"fastcnn::{isa}::" not in name]
+
+
+def weak_symbols(listing: str) -> list[str]:
+    """The defined weak symbols in nm's output: lines of an address, a letter and a name, files' names between them."""
+    return [name for letter, name in re.findall(r"^[0-9a-f]+ (\w) (.+)$", listing, re.MULTILINE) if letter in "WVu"]
+
+
+def test_file_names_are_no_symbols() -> None:
+    listing = """
+/home/anyone/with/another/uWVpath/abcdef W file.o:
+                 U memcpy
+0000000000000000 W fastcnn::avx2::max(float, float)
+                 w __gmon_start__
+0000000000000010 T fastcnn::avx2::lrn()
+00000000000000a0 V vtable for fastcnn::Plan
+
+/home/anyone/with/another/u V W/other.o:
+0000000000000000 u fastcnn::avx2::table
+"""
+    assert weak_symbols(listing) == [
+        "fastcnn::avx2::max(float, float)", "vtable for fastcnn::Plan", "fastcnn::avx2::table",
+    ]  # fmt: skip

@@ -23,19 +23,19 @@ def run(folder, steps, budget=30, **programs):
 def test_a_failing_step_does_not_stop_the_others(tmp_path):
     result = run(tmp_path, "device", nvidia_smi="echo no driver; exit 9", nvcc="echo 13.0")
     assert result.returncode == 1
-    summary = (tmp_path / "out" / "summary.txt").read_text()
+    summary = (tmp_path / "out" / "summary.txt").read_text("utf-8")
     assert "FAILED (exit 9): driver" in summary
     assert "passed: compiler" in summary
     assert "FAILED (exit 1): versions" in summary
     assert "failed: driver,versions" in summary
-    log = (tmp_path / "out" / "log.txt").read_text()
+    log = (tmp_path / "out" / "log.txt").read_text("utf-8")
     assert "no driver" in log
     assert "13.0" in log
 
 
 def test_a_hanging_step_is_ended_and_what_does_not_fit_is_not_begun(tmp_path):
     result = run(tmp_path, "device", budget=6, nvidia_smi="sleep 100", nvcc="echo 13.0")
-    summary = (tmp_path / "out" / "summary.txt").read_text()
+    summary = (tmp_path / "out" / "summary.txt").read_text("utf-8")
     assert "TIMED OUT after" in summary
     assert "not run: versions" in summary
     assert result.returncode == 1

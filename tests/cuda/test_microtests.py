@@ -34,7 +34,7 @@ def test_every_question_is_answered(tmp_path):
     ],
 )
 def test_a_wrong_answer_fails(tmp_path, find, replace, failing):
-    text = MICROTESTS.read_text()
+    text = MICROTESTS.read_text("utf-8")
     assert text.count(find) == 1
     source = tmp_path / "microtests.cu"
     source.write_text(text.replace(find, replace))

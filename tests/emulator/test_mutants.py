@@ -170,7 +170,7 @@ HARNESS = Path(__file__).parents[1] / "cuda"
 
 def seed(mutant: Mutant, folder: Path) -> Path:
     """A folder with the changed file, to be found before csrc. The change must fit exactly one place."""
-    text = (emulation.CSRC / mutant.file).read_text()
+    text = (emulation.CSRC / mutant.file).read_text("utf-8")
     # clang-format may break a line anywhere: white space in `find` matches any white space.
     pattern = r"\s+".join(re.escape(word) for word in mutant.find.split())
     leading = r"[ \t]*" if mutant.find[:1].isspace() else ""
@@ -185,10 +185,10 @@ def seed(mutant: Mutant, folder: Path) -> Path:
         )
     target = folder / mutant.file
     target.parent.mkdir(parents=True)
-    target.write_text(text)
+    target.write_text(text, "utf-8")
     header = folder / SM90
     if header.parent.exists():
-        header.write_text(one_width((header if header.exists() else emulation.CSRC / SM90).read_text()))
+        header.write_text(one_width((header if header.exists() else emulation.CSRC / SM90).read_text("utf-8")))
     return folder
 
 

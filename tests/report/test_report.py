@@ -78,7 +78,7 @@ def test_page_is_self_contained(folder, tmp_path):
     pytest.importorskip("matplotlib")
     result = CliRunner().invoke(app, ["report", str(folder / "made-up.json"), "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    html = (tmp_path / "report.html").read_text()
+    html = (tmp_path / "report.html").read_text("utf-8")
     assert not re.search(r"(src|href)=['\"](?!data:)", html)
     for name in ("networks", "latency", "layers", "roofline", "growth", "memory", "overhead"):
         png = tmp_path / f"made-up-{name}.png"
@@ -95,7 +95,7 @@ def test_report_against_an_older_file(folder, tmp_path):
     result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "page")])
     assert result.exit_code == 0, result.output
     assert "lenet5, batch 1" in result.output
-    assert "Slower than" in (tmp_path / "page" / "report.html").read_text()
+    assert "Slower than" in (tmp_path / "page" / "report.html").read_text("utf-8")
 
 
 def test_the_table_of_operators_is_of_batch_1(folder, tmp_path):
@@ -273,7 +273,7 @@ def test_a_figure_that_is_not_there_is_refused(folder, marker, message):
 def test_documentation_agrees_with_the_results():
     """Every marked figure of README.md and docs/ is what the result files say; --write-docs makes it so."""
     for document in docs.documents(ROOT):
-        text = document.read_text()
+        text = document.read_text("utf-8")
         assert docs.filled(text, ROOT / "results", str(document)) == text, (
             f"python -m fastcnn report --write-docs: {document}"
         )

@@ -40,6 +40,6 @@ def test_interpreted(file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", [f for f in FILES if "mark.slow" in f.read_text()], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [f for f in FILES if "mark.slow" in f.read_text("utf-8")], ids=lambda file: file.stem)
 def test_interpreted_slow(file):
     run(file, "slow")

@@ -91,7 +91,7 @@ def facts(launch: Launch, arch: int, aligned: bool = True) -> Facts:
     cached = _cache_folder() / f"{compiled.hash}.json"
     fields = {field.name for field in dataclasses.fields(Facts)}
     if cached.exists():
-        known = json.loads(cached.read_text())
+        known = json.loads(cached.read_text("utf-8"))
         if known.keys() == fields:
             return Facts(**known)
     usage, sass = _disassemble(compiled.asm["cubin"])

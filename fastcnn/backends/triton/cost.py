@@ -67,7 +67,7 @@ def _config(entry: dict[str, Any]) -> Config:
 @functools.cache
 def configs(kernel: str) -> tuple[Config, ...]:
     """The candidates of tuning/triton.json for a kernel: every one of them compiles without spills."""
-    table = json.loads((TUNING / "triton.json").read_text())
+    table = json.loads((TUNING / "triton.json").read_text("utf-8"))
     return tuple(_config(entry) for entry in table[kernel])
 
 

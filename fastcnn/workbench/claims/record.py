@@ -45,7 +45,7 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: it is not such a file.
     """
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text("utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a file of claims: {error}") from None
     found = data.get("fastcnn_claims") if isinstance(data, dict) else None

@@ -55,10 +55,10 @@ def write(root: Path) -> list[Path]:
     """Fills in the figures of every document under `root`; returns the files that changed."""
     changed = []
     for document in documents(root):
-        old = document.read_text()
+        old = document.read_text("utf-8")
         new = filled(old, root / "results", str(document))
         if new != old:
-            document.write_text(new)
+            document.write_text(new, "utf-8")
             changed.append(document)
     return changed
 

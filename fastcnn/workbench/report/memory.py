@@ -37,13 +37,13 @@ def during(run: Callable[[], Any]) -> int | None:
     run()  # whatever a first call allocates for good
     _settle()
     before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     run()
     return max(_status("VmHWM") - before, 0)
 
 
 def _status(field: str) -> int:
-    found = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text("utf-8"))
     assert found is not None
     return int(found.group(1)) * 1024
 
@@ -71,7 +71,7 @@ def main() -> None:
         before = _status("VmRSS")
         run = _prepare(network, int(batch), contender)
         _settle()
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
         run()
         run()
     print(f"bytes {max(_status('VmHWM') - before, 0)}")

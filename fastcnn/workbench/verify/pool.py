@@ -37,7 +37,7 @@ class Worker:
         """
         if self.process is not None and self.process.poll() is None:
             return
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  lives as long as the process
+        self.errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  lives as long as the process
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, bufsize=1
         )
