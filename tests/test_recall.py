@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastcnn
 from fastcnn import functional, ops
+from fastcnn.core import recall
 from fastcnn.core.operator import OPERATORS
-from fastcnn.core.recall import describe_in_python
 
 CL = torch.channels_last
 
@@ -45,15 +45,14 @@ CALLS = {
 }
 
 
-@pytest.fixture(params=["extension", "python"])
-def way(request, monkeypatch):
-    """How calls are recognised: with a torch that has DLPack's table of functions, and without."""
-    if request.param == "python":
-        monkeypatch.setattr("fastcnn.core.selector.describe", describe_in_python)
-        monkeypatch.setattr("fastcnn.core.operator.recall", lambda *call: None)
+@pytest.fixture(params=["table", "attributes"])
+def way(request):
+    """How tensors are read: through DLPack's table of functions, or by their attributes where torch has none."""
+    recall.attach(by_attributes=request.param == "attributes")
     for operator in OPERATORS.values():
         operator.forget()
     yield request.param
+    recall.attach()
     for operator in OPERATORS.values():
         operator.forget()
 
@@ -68,8 +67,7 @@ def test_a_call_like_one_before_is_not_checked_again(name, way, monkeypatch):
     first = ours(*arguments)
     monkeypatch.setattr(OPERATORS[name], "infer", unprepared)
     monkeypatch.setattr(OPERATORS[name], "normalise", unprepared)
-    if way == "extension":
-        monkeypatch.setattr(OPERATORS[name], "run", unprepared)
+    monkeypatch.setattr(OPERATORS[name], "run", unprepared)
     again = ours(*arguments)
     torch.testing.assert_close(first, theirs(*arguments), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(again, first, rtol=0, atol=0)

@@ -185,14 +185,17 @@ PyTypeObject call_type = [] {
 
 // What attach() was given, kept for good: what each call asks of torch and of fastcnn/core.
 struct {
-  PyObject *observers, *grad_enabled, *forward_ad, *recorders, *local_backend, *global_backend, *num_threads;
+  PyObject *profiler_enabled, *observers, *grad_enabled, *forward_ad, *recorders, *local_backend,
+      *global_backend, *num_threads, *describe;
+  int by_attributes;  // no DLPack table: tensors are described by `describe`, a Python function
 } attached;
 
 PyObject* attach(PyObject*, PyObject* args) {
   auto& a = attached;
-  if (!PyArg_ParseTuple(args, "O!O!O!OOO!OO!O", &PyType_Type, &tensor_type, &PyType_Type, &parameter_type,
-                        &PyTuple_Type, &a.observers, &a.grad_enabled, &a.forward_ad, &PyList_Type,
-                        &a.recorders, &a.local_backend, &PyList_Type, &a.global_backend, &a.num_threads))
+  if (!PyArg_ParseTuple(args, "O!O!OO!OOO!OO!OOp", &PyType_Type, &tensor_type, &PyType_Type, &parameter_type,
+                        &a.profiler_enabled, &PyTuple_Type, &a.observers, &a.grad_enabled, &a.forward_ad,
+                        &PyList_Type, &a.recorders, &a.local_backend, &PyList_Type, &a.global_backend,
+                        &a.num_threads, &a.describe, &a.by_attributes))
     return nullptr;
   Py_INCREF(args);
   data_ptr_name = PyUnicode_InternFromString("data_ptr");
@@ -205,6 +208,7 @@ PyObject* attach(PyObject*, PyObject* args) {
   if (table && (table->major != 1 || !table->read)) table = nullptr;
   Py_XDECREF(capsule);
   PyErr_Clear();
+  a.by_attributes |= !table;
   return PyBool_FromLong(table != nullptr);
 }
 
@@ -240,7 +244,13 @@ bool append(PyObject* object, std::vector<int64_t>& words, DLTensor* tensor) {
 // A new reference; null, without an error, where one of them is no plain tensor. The addresses of few tensors
 // and of `out` are found on the way, and what there is to read of the first.
 PyObject* description(PyObject* tensors, PyObject* out, void** addresses, DLTensor* first) {
-  if (!table || !PyTuple_Check(tensors)) return nullptr;
+  if (!PyTuple_Check(tensors)) return nullptr;
+  if (attached.by_attributes) {
+    PyObject* described = PyObject_CallFunctionObjArgs(attached.describe, tensors, out, nullptr);
+    if (described == Py_None) Py_CLEAR(described);
+    PyErr_Clear();
+    return described;
+  }
   thread_local std::vector<int64_t> words;
   words.clear();
   const Py_ssize_t count = PyTuple_GET_SIZE(tensors);
@@ -257,14 +267,25 @@ PyObject* description(PyObject* tensors, PyObject* out, void** addresses, DLTens
                                    words.size() * sizeof(int64_t));
 }
 
-PyObject* describe(PyObject*, PyObject* const* args, Py_ssize_t) {
-  void* addresses[kFew];
-  DLTensor first;
-  PyObject* described = description(args[0], args[1], addresses, &first);
-  return described ? described : Py_NewRef(Py_None);
+// A new reference; null after a Python error.
+PyObject* key_of(PyObject* described, PyObject* params, PyObject* setting) {
+  PyObject* backend = nullptr;
+  if (PyContextVar_Get(attached.local_backend, nullptr, &backend)) return nullptr;
+  if (backend == Py_None) Py_SETREF(backend, Py_NewRef(PyList_GET_ITEM(attached.global_backend, 0)));
+  const Held demanded(backend), threads(PyObject_CallNoArgs(attached.num_threads)),
+      set(setting == Py_None ? Py_NewRef(Py_None) : PyObject_CallNoArgs(setting));
+  return threads.object && set.object
+             ? PyTuple_Pack(5, described, params, backend, threads.object, set.object)
+             : nullptr;
 }
 
-// recall.py's is_inference(), and no profiler.
+PyObject* key(PyObject*, PyObject* const* args, Py_ssize_t) {
+  void* addresses[kFew];
+  DLTensor first;
+  const Held described(description(args[0], args[2], addresses, &first));
+  return described.object ? key_of(described.object, args[1], args[3]) : Py_NewRef(Py_None);
+}
+
 bool is_inference(PyObject* tensors) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(attached.observers); ++i)
     if (!Held(PyObject_CallNoArgs(PyTuple_GET_ITEM(attached.observers, i))).no()) return false;
@@ -278,18 +299,20 @@ bool is_inference(PyObject* tensors) {
   return true;
 }
 
-// The runner remembered under selector.py's Selector._key(); a new reference, or null, maybe with an error.
+PyObject* is_inference(PyObject*, PyObject* tensors) {
+  if (!PyTuple_Check(tensors))
+    return PyErr_Format(PyExc_TypeError, "tensors are %R; a tuple is needed", tensors);
+  const bool found = is_inference(tensors);
+  return PyErr_Occurred() ? nullptr : PyBool_FromLong(found);
+}
+
+// The runner remembered under the call's key; a new reference, or null, maybe with an error.
 PyObject* remembered(PyObject* runners, PyObject* described, PyObject* tensors, PyObject* params,
                      PyObject* setting) {
-  PyObject* backend = nullptr;
-  if (!described || PyList_GET_SIZE(attached.recorders) || !is_inference(tensors) ||
-      PyContextVar_Get(attached.local_backend, nullptr, &backend))
+  if (!described || PyList_GET_SIZE(attached.recorders) ||
+      !Held(PyObject_CallNoArgs(attached.profiler_enabled)).no() || !is_inference(tensors))
     return nullptr;
-  if (backend == Py_None) Py_SETREF(backend, Py_NewRef(PyList_GET_ITEM(attached.global_backend, 0)));
-  const Held demanded(backend), threads(PyObject_CallNoArgs(attached.num_threads)),
-      set(setting == Py_None ? Py_NewRef(Py_None) : PyObject_CallNoArgs(setting));
-  if (!threads.object || !set.object) return nullptr;
-  const Held key(PyTuple_Pack(5, described, params, backend, threads.object, set.object));
+  const Held key(key_of(described, params, setting));
   return key.object ? Py_XNewRef(PyDict_GetItemWithError(runners, key.object)) : nullptr;
 }
 
@@ -304,7 +327,8 @@ PyObject* recall(PyObject*, PyObject* const* args, Py_ssize_t) {
     Py_RETURN_NONE;
   }
   const Py_ssize_t count = PyTuple_GET_SIZE(tensors);
-  if (Py_TYPE(runner.object) == &call_type && count < kFew) {  // nothing is read twice
+  if (Py_TYPE(runner.object) == &call_type && count < kFew &&
+      !attached.by_attributes) {  // nothing is read twice
     const Bound& call = *reinterpret_cast<Call*>(runner.object)->bound;
     if (call.inputs == count) return launch(call, addresses, PyTuple_GET_ITEM(tensors, 0), first, out);
   }
@@ -319,7 +343,8 @@ PyCFunction fast(F* function) {
 }
 
 PyMethodDef functions[] = {{"attach", attach, METH_VARARGS, nullptr},
-                           {"describe", fast(describe), METH_FASTCALL, nullptr},
+                           {"is_inference", is_inference, METH_O, nullptr},
+                           {"key", fast(key), METH_FASTCALL, nullptr},
                            {"recall", fast(recall), METH_FASTCALL, nullptr},
                            {"fingerprints", fingerprints, METH_O, nullptr},
                            {"memory_fingerprint", memory_fingerprint, METH_VARARGS, nullptr},

@@ -10,17 +10,23 @@
 
 namespace fastcnn::python {
 
-// Adds three functions to the extension.
+// Adds the rules by which a call is known again to the extension. They stand here alone; recall.py hands them
+// on.
 //
-// describe(tensors, out) -> what the tensors, a tuple, and out have in common with those of every call that
-// may be served alike: their dtypes, devices, shapes and strides, as bytes. None where one of them is no
-// plain tensor but sparse, complex, lazily negated, without memory or a subclass other than Parameter.
+// key(tensors, params, out, setting) -> what a choice is remembered by: what the tensors, a tuple, and out
+// have in common with those of every call that may be served alike (dtypes, devices, shapes and strides, as
+// bytes), the parameters, the backend in force, the number of threads and what setting() says. None where one
+// of the tensors is no plain one but sparse, complex, lazily negated, without memory or a subclass other than
+// Parameter.
 //
-// recall(runners, tensors, params, out, setting) -> the output of the runner that selector.py remembers for
-// such a call in plain inference; None for any other call: that takes the long way.
+// is_inference(tensors) -> whether the result alone is wanted: no gradient, transform, mode or tracer takes
+// part.
 //
-// attach(...) -> whether the two serve with this torch. Called once, before them, by recall.py, which says
-// of what.
+// recall(runners, tensors, params, out, setting) -> the output of the runner that is kept in `runners` under
+// the call's key, in plain inference without a profiler; None for any other call: that takes the long way.
+//
+// attach(...) -> whether torch has DLPack's table of functions. Called before them, by recall.py, which says
+// with what.
 int add_functions(PyObject* module);
 
 // A Python callable that takes `inputs` tensors, then one for the output or None, and returns the output; it

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastcnn.core import native
+from fastcnn.core.files import rows_as_json
 
 PACKAGE = Path(__file__).parent.parent
 PATH: Path = PACKAGE / "tuning" / "ledger.json"
@@ -106,7 +107,7 @@ def write(path: Path, entries: Sequence[Entry] = (), races: Sequence[Race] = ())
         data = {"format": FORMAT, "entries": [e._asdict() for e in merged.entries],
                 "races": [r._asdict() for r in merged.races]}  # fmt: skip
         partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+        partial.write_text(rows_as_json(data), "utf-8")
         partial.replace(path)
     forget()
 

@@ -74,26 +74,31 @@ class Operator(Selector):
         key = None if dynamo_compiles() or profiler_enabled() else self._key(tensors, params, out)
         if key is not None and is_inference(tensors):
             return self._runner(key, tensors, params, out)(*tensors, out)
-        canonical = self.normalise(tensors, params)
+        result = self._observed(tensors, self.normalise(tensors, params), out)
+        return result if out is None else out.copy_(result)
+
+    def _observed(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None) -> Tensor:
+        """The result where more than the result is wanted: through torch.library, or by the definition."""
         if (
             out is not None
             and torch.is_grad_enabled()
             and any(t is not None and t.requires_grad for t in (*tensors, out))
         ):
             raise ValueError(f"{self.name}: out= does not support automatic differentiation; use torch.no_grad()")
-        if not torch.compiler.is_compiling():
-            self.infer((*tensors, out), canonical)
         # torch.compile follows neither complex numbers nor forward-mode gradients, and it does torch.func itself.
-        if not torch.compiler.is_compiling() and needs_definition(tensors):
-            if current_backend() not in ("auto", "reference"):
-                raise Unsupported(
-                    f"{self.name}: backend {current_backend()!r} was demanded, but complex numbers and torch.func "
-                    "transforms are computed by the reference only"
-                )
-            result = call_definition(self.name, self.definition, tensors, canonical)
-        else:
-            result = self._torch_op(*self._flatten(tensors), *canonical)
-        return result if out is None else out.copy_(result)
+        if not torch.compiler.is_compiling():
+            self.infer((*tensors, out), params)
+            if needs_definition(tensors):
+                return self._defined(tensors, params)
+        return self._torch_op(*self._flatten(tensors), *params)
+
+    def _defined(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...]) -> Tensor:
+        if current_backend() not in ("auto", "reference"):
+            raise Unsupported(
+                f"{self.name}: backend {current_backend()!r} was demanded, but complex numbers and torch.func "
+                "transforms are computed by the reference only"
+            )
+        return call_definition(self.name, self.definition, tensors, params)
 
     def run(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
         """Runs the operator by the chosen kernel, without autograd; a gradient may have been asked for above."""

@@ -28,21 +28,14 @@ def is_dense(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.layout is torch.strided
 
 
-def is_inference(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether the result alone is wanted: no gradient, transform, mode or tracer takes part."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return False
-    return forward_ad._current_level < 0 and not any(observes() for observes in _OBSERVERS)
-
-
 def needs_definition(tensors: Sequence[Tensor | None]) -> bool:
     """Whether only the differentiable definition serves: complex numbers, torch.func, forward-mode gradients."""
     first = tensors[0]
     return _transforms() is not None or forward_ad._current_level >= 0 or (first is not None and first.is_complex())
 
 
-def describe_in_python(tensors: tuple[Tensor | None, ...], out: Tensor | None) -> Any:
-    """What the tensors have in common with those of calls that may be served alike; None if one is no plain tensor."""
+def _describe(tensors: tuple[Tensor | None, ...], out: Tensor | None) -> Any:
+    """What a key says of tensors, for a torch without DLPack's table of functions; None if one is no plain tensor."""
     found: list[Any] = []
     for t in (*tensors, out):
         if t is None:
@@ -59,12 +52,33 @@ def describe_in_python(tensors: tuple[Tensor | None, ...], out: Tensor | None) -
     return tuple(found)
 
 
-# Without the extension, or DLPack's table of functions in torch (2.10), every call takes the long way.
-describe, recall = describe_in_python, lambda *call: None
-ATTACHED: bool = native.extension is not None and native.extension.attach(
-    Tensor, torch.nn.Parameter,
-    (profiler_enabled, *_OBSERVERS), torch.is_grad_enabled, forward_ad,
-    recorders, local_backend, global_backend, torch.get_num_threads,
-)  # fmt: skip
-if ATTACHED:
-    describe, recall = native.extension.describe, native.extension.recall  # type: ignore[union-attr]
+def attach(by_attributes: bool = False) -> bool:
+    """Tells the extension what it asks at each call; whether it reads tensors through DLPack's table (torch 2.10).
+
+    by_attributes: read them by their attributes even where torch has the table, as an older torch needs it.
+    """
+    return native.extension is not None and native.extension.attach(
+        Tensor, torch.nn.Parameter,
+        profiler_enabled, _OBSERVERS, torch.is_grad_enabled, forward_ad,
+        recorders, local_backend, global_backend, torch.get_num_threads, _describe, by_attributes,
+    )  # fmt: skip
+
+
+ATTACHED: bool = attach()
+
+
+# What these decide is written down in csrc/python/call.h. Without the extension no call is known again: each goes
+# through torch.library and has its kernel chosen anew.
+def key(*call: Any) -> Any: ...
+
+
+def recall(*call: Any) -> Any: ...
+
+
+def is_inference(tensors: tuple[Tensor | None, ...]) -> bool:
+    return False
+
+
+if native.extension is not None:
+    key, recall = native.extension.key, native.extension.recall
+    is_inference = native.extension.is_inference

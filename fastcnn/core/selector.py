@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastcnn.core.backend import current_backend
 from fastcnn.core.candidate import Candidate
 from fastcnn.core.explain import Choice, recorders
-from fastcnn.core.recall import describe
+from fastcnn.core.recall import key
 
 
 class Selector:
@@ -52,11 +51,7 @@ class Selector:
 
     def _key(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None) -> Any:
         """What a choice is remembered by; None where it cannot be, because not every tensor is a plain one."""
-        described = describe(tensors, out)
-        if described is None:
-            return None
-        setting = None if self.setting is None else self.setting()
-        return described, params, current_backend(), torch.get_num_threads(), setting
+        return key(tensors, params, out, self.setting)
 
     def _is_known(self, key: Any) -> bool:
         """Whether a choice is remembered; `explain` wants every choice made anew."""

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from fastcnn.core.files import write_whole
+from fastcnn.core.files import rows_as_json, write_whole
 from fastcnn.workbench.claims.common import Claim, Found, verdict
 from fastcnn.workbench.report import results
 from fastcnn.workbench.report.timing import Effort
@@ -70,4 +70,4 @@ def open_for(path: Path) -> dict[str, Any]:
 
 def save(data: dict[str, Any], path: Path) -> None:
     data["claims"] = dict(sorted(data["claims"].items(), key=lambda item: int(item[0])))
-    write_whole(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+    write_whole(path, rows_as_json(data))

@@ -38,34 +38,67 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    plan = suite.plan(device, quick, split(networks), split(contenders))
+    plan = _plan(device, quick, split(networks), split(contenders), split(batches), seconds_each, memory)
+    chosen = _chosen(plan, tuple(kinds), match)
+    if output is not None:
+        output = file_in(output, results.file_name(device))
+    old = _to_update(output, device) if output is not None and update else None
+    warn_if_busy(console)
+    made, wrong = _measured(console, chosen, plan, device, old, output)
+    print_table(made, console)
+    if output is not None:
+        console.print(f"[bold]{output}[/bold]: {len(made.rows)} rows", highlight=False)
+    for failure in wrong:
+        console.print(f"[red]wrong result[/red]: {failure}", highlight=False)
+    if wrong:
+        raise wrong[0]
+    return made
+
+
+def _plan(
+    device: str, quick: bool, networks: tuple[str, ...], contenders: tuple[str, ...], batches: tuple[str, ...],
+    seconds_each: float, memory: bool,
+) -> suite.Plan:  # fmt: skip
+    """The suite's plan with what the command line changes in it."""
+    plan = suite.plan(device, quick, networks, contenders)
     plan = replace(plan, memory=plan.memory or memory)
     if seconds_each:
         plan = replace(plan, effort=replace(timing.FULL, seconds=seconds_each))
     if batches:
-        sizes = tuple(batch(size) for size in split(batches))
+        sizes = tuple(batch(size) for size in batches)
         plan = replace(plan, selection=replace(plan.selection, op_batches=sizes, network_batches=sizes))
-    kinds = tuple(kinds)
+    return plan
+
+
+def _chosen(plan: suite.Plan, kinds: tuple[str, ...], match: str) -> list[Case]:
+    """The cases of these kinds whose name holds the text."""
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"bench: unknown kind {kind!r}; allowed: {', '.join(KINDS)}")
     chosen = [case for kind in kinds for case in plan.cases(kind) if match in case.group and plan.contenders(case)]
     if not chosen:
         raise ValueError(f"bench: no case is called {match!r} in {', '.join(kinds)}")
-    old = None
-    if output is not None:
-        output = file_in(output, results.file_name(device))
-        old = Results.load(output) if update else None
-    if old is not None:
-        theirs = f"{old.about['device']} with {old.about['threads']} threads"
-        mine = f"{results.device_name(device)} with {torch.get_num_threads()} threads"
-        if theirs != mine:
-            raise ValueError(f"bench: {output} is of {theirs}, this is {mine}")
+    return chosen
+
+
+def _to_update(file: Path, device: str) -> Results:
+    """What the file holds already, if it is this device's."""
+    old = Results.load(file)
+    theirs = f"{old.about['device']} with {old.about['threads']} threads"
+    mine = f"{results.device_name(device)} with {torch.get_num_threads()} threads"
+    if theirs != mine:
+        raise ValueError(f"bench: {file} is of {theirs}, this is {mine}")
+    return old
+
+
+def _measured(
+    console: Console, chosen: list[Case], plan: suite.Plan, device: str, old: Results | None, output: Path | None
+) -> tuple[Results, list[WrongResult]]:
+    """Measures the cases, into the rows of `old`; the file is written after each."""
     rows: dict[str, list[dict[str, Any]]] = {}  # by case
     for row in old.rows if old is not None else []:
         rows.setdefault(row.data["group"], []).append(row.data)
     wrong: list[WrongResult] = []
-    warn_if_busy(console)
     with progress_bar(console) as progress:
         task = progress.add_task("ceilings of the device", total=len(chosen))
         ceilings = roofline.measure(device, plan.selection.dtypes)
@@ -82,14 +115,7 @@ def bench(
             made = results.assemble([row for case_rows in rows.values() for row in case_rows], about)
             if output is not None:
                 made.save(output)
-    print_table(made, console)
-    if output is not None:
-        console.print(f"[bold]{output}[/bold]: {len(made.rows)} rows", highlight=False)
-    for failure in wrong:
-        console.print(f"[red]wrong result[/red]: {failure}", highlight=False)
-    if wrong:
-        raise wrong[0]
-    return made
+    return made, wrong
 
 
 def _one(

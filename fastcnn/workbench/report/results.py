@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fastcnn.core import native
-from fastcnn.core.files import write_whole
+from fastcnn.core.files import rows_as_json, write_whole
 from fastcnn.workbench.report.timing import Samples
 
 # Rows that this version writes and reads; a file of another version is refused by name.
@@ -71,7 +71,7 @@ class Results:
         return cls(data, path)
 
     def save(self, path: Path | str) -> None:
-        write_whole(path, json.dumps(self.data, indent=1) + "\n")
+        write_whole(path, rows_as_json(self.data))
 
     @cached_property
     def rows(self) -> list[Row]:
