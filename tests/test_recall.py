@@ -1,6 +1,7 @@
 """Calls like one before go straight to their kernel: which do, which must not, and what they return."""
 
 import gc
+import subprocess
 import sys
 
 import pytest
@@ -234,3 +235,19 @@ def test_a_bound_kernel_refuses_what_it_cannot_take():
         kernel("a", "b", "c")
     with pytest.raises(TypeError):
         _C.cpu.rbf(_C.RbfProblem(), 1, ((1, 2), [1, 2]))
+
+
+def test_without_the_extension_every_call_takes_the_long_way():
+    code = (
+        "import sys; sys.modules['fastcnn._C'] = None\n"
+        "import torch, fastcnn\n"
+        "from fastcnn.core import recall\n"
+        "x = torch.randn(2, 3, 5, 4)\n"
+        "assert recall.key((x,), (), None, None) is None and not recall.is_inference((x,))\n"
+        "for _ in range(2):\n"
+        "    assert torch.equal(fastcnn.functional.add_relu(x, x), torch.relu(x + x))\n"
+        "print(fastcnn.explain(fastcnn.functional.add_relu, x, x))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "could not be loaded" in done.stdout

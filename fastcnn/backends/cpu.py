@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from fastcnn.core import layout, native
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Candidate, Problem, Runner
 
 DTYPES: tuple[str, ...] = tuple(native.DTYPES.values())
 
 
-def reason_against(problem: Any) -> str | None:
+def reason_against(problem: Problem) -> str | None:
     """Why the native CPU kernels cannot take a problem at all; None if they may."""
     if native.extension is None:
         return native.unavailable
@@ -36,7 +36,7 @@ def float32(tensor: Tensor) -> Tensor:
 
 def runner(
     call: Callable[..., Any],
-    problem: Any,
+    problem: Problem,
     *structs: Any,
     in_place: bool,
     read: Iterable[Callable[[Tensor], Tensor]],
@@ -61,10 +61,19 @@ def runner(
     return run
 
 
-def unary_candidates(kernel: str, native_problem: Callable[[Any], Any]) -> tuple[Candidate, ...]:
+class InPlaceProblem(Problem, Protocol):
+    @property
+    def in_place(self) -> bool:
+        """Whether the kernel can read its input where it is."""
+
+
+U = TypeVar("U", bound=InPlaceProblem)
+
+
+def unary_candidates(kernel: str, native_problem: Callable[[U], Any]) -> tuple[Candidate[U], ...]:
     """The candidate for a kernel of `_C.cpu` with one activation in."""
 
-    def prepare(problem: Any) -> Runner:
+    def prepare(problem: U) -> Runner:
         call = getattr(native.library().cpu, kernel)
         return runner(call, problem, native_problem(problem), in_place=problem.in_place, read=[layout.channels_last])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastcnn.backends.triton import backend as triton_backend
 from fastcnn.core import layout, ledger, native
 from fastcnn.core.backend import current_backend
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Candidate, P, Problem, Runner
 
 DTYPES: tuple[str, ...] = tuple(native.DTYPES.values())
 
@@ -78,7 +78,7 @@ def _runs_on(capability: tuple[int, int]) -> bool:
     return False
 
 
-def reason_against(kernel: str, problem: Any, copies: bool = False, products: str | None = None) -> str | None:
+def reason_against(kernel: str, problem: Problem, copies: bool = False, products: str | None = None) -> str | None:
     """Why the kernel "<op>.cuda.<name>" cannot or should not take the problem; None if it may.
 
     copies: the kernel only moves bytes, so that every dtype will do. products: see `triton_backend.dtype_key`.
@@ -108,12 +108,12 @@ def reason_against(kernel: str, problem: Any, copies: bool = False, products: st
 def candidate(
     op: str,
     name: str,
-    prepare: Callable[[Any], Runner],
-    fallback: Candidate,
-    supports: Callable[[Any], str | None] = lambda problem: None,
+    prepare: Callable[[P], Runner],
+    fallback: Candidate[P],
+    supports: Callable[[P], str | None] = lambda problem: None,
     copies: bool = False,
     products: str | None = None,
-) -> Candidate:
+) -> Candidate[P]:
     """A CUDA candidate. `supports` adds what this kernel needs beyond what all need.
 
     A launch that fails is an error where the backend was demanded; else it is reported as a warning and
@@ -121,7 +121,7 @@ def candidate(
     """
     kernel = f"{op}.cuda.{name}"
 
-    def prepare_with_fallback(problem: Any) -> Runner:
+    def prepare_with_fallback(problem: P) -> Runner:
         run = prepare(problem)
         if current_backend() == "cuda":
             return run
@@ -145,10 +145,10 @@ def candidate(
     )
 
 
-def unary_candidate(op: str, function: str, native_problem: Callable[[Any], Any], fallback: Candidate) -> Candidate:
+def unary_candidate(op: str, function: str, native_problem: Callable[[P], Any], fallback: Candidate[P]) -> Candidate[P]:
     """The candidate for `_C.cuda.<function>(problem, x, y, stream)`, an operator with one activation in."""
 
-    def prepare(problem: Any) -> Runner:
+    def prepare(problem: P) -> Runner:
         call, struct = getattr(kernels(), function), native_problem(problem)
         shape, device = problem.output_shape, problem.device
 

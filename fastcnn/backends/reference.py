@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Candidate, P, Runner
 from fastcnn.core.operator import call_definition
 
 
 def candidate(
     op: str,
     definition: Callable[..., Tensor],
-    params: Callable[[Any], tuple[Any, ...]],
+    params: Callable[[P], tuple[Any, ...]],
     *,
     channels_last: bool = True,
-) -> Candidate:
+) -> Candidate[P]:
     """The reference candidate of `op`; `params` reads the definition's scalar arguments from a problem."""
 
-    def prepare(problem: Any) -> Runner:
+    def prepare(problem: P) -> Runner:
         scalars = params(problem)
         reformat = channels_last and len(problem.output_shape) == 4 and not getattr(problem, "flat", False)
 

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 Runner = Callable[..., Tensor]
 
 
+class Problem(Protocol):
+    """What every operator's problem has: one call without its data, all that a kernel's choice may depend on."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def output_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def y_stride(self) -> int | None:
+        """The output's pixel stride in elements; None if no kernel can write `out` in place."""
+
+    @property
+    def threads(self) -> int: ...
+
+    def empty_output(self, like: Tensor) -> Tensor:
+        """An uninitialised result of the dtype and device of `like`."""
+
+    def summary(self) -> str:
+        """The problem in words, for `explain` and error messages."""
+
+
+P = TypeVar("P", bound=Problem)
+
+
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class Candidate(Generic[P]):
     """One kernel that may run an operator.
 
     supports: the reason, in words, why the kernel cannot or should not take the problem; None if it takes it.
@@ -22,11 +52,11 @@ class Candidate:
 
     backend: str
     name: str
-    supports: Callable[[Any], str | None]
-    prepare: Callable[[Any], Runner]
+    supports: Callable[[P], str | None]
+    prepare: Callable[[P], Runner]
     dtypes: tuple[str, ...] = ("float32",)
     architectures: tuple[str, ...] = ()
-    note: Callable[[Any], str] | None = None
+    note: Callable[[P], str] | None = None
 
 
 class Unsupported(ValueError):

@@ -16,9 +16,9 @@ class Choice:
     """One operator call as `explain` saw it: the problem, each candidate's reason, the candidate taken."""
 
     operator: str
-    problem: Any
-    reasons: tuple[tuple[Candidate, str | None], ...]
-    taken: Candidate | None
+    problem: Any  # a Problem, with the fields of its operator
+    reasons: tuple[tuple[Candidate[Any], str | None], ...]
+    taken: Candidate[Any] | None
 
 
 @dataclass

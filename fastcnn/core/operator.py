@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastcnn.core import checks
 from fastcnn.core.backend import current_backend
-from fastcnn.core.candidate import Runner, Unsupported
+from fastcnn.core.candidate import Candidate, P, Runner, Unsupported
 from fastcnn.core.explain import recorders
 from fastcnn.core.packing import changing
 from fastcnn.core.recall import (
@@ -26,7 +26,7 @@ from fastcnn.core.recall import (
 from fastcnn.core.selector import Selector
 
 
-class Operator(Selector):
+class Operator(Selector[P]):
     """One operator: its contract, its entry in torch.library, its candidates and its remembered choices.
 
     backward(ctx, grad)                    the gradient, in differentiable PyTorch operators
@@ -39,13 +39,19 @@ class Operator(Selector):
         name: str,
         schema: str,
         *,
+        normalise: Callable[[Sequence[Any], Sequence[Any]], tuple[Any, ...]],
+        infer: Callable[[Sequence[Any], tuple[Any, ...]], P],
+        definition: Callable[..., Tensor],
+        candidates: Iterable[Candidate[P]],
         backward: Callable[..., Any],
         saved: Callable[[Sequence[Any], Tensor], Sequence[Any]],
         tensor_count: int,
         unbatched: tuple[int, ...] = (),
-        **selector: Any,
+        setting: Callable[[], Any] | None = None,
     ) -> None:
-        super().__init__(name, **selector)
+        super().__init__(
+            name, normalise=normalise, infer=infer, definition=definition, candidates=candidates, setting=setting
+        )
         self.unbatched = unbatched
         self._register(schema, backward, saved, tensor_count)
         OPERATORS[name] = self
@@ -128,7 +134,7 @@ class Operator(Selector):
         output = self(tuple(images[:-1]), params, images[-1])
         return output.squeeze(0) if out is None else out
 
-    def select(self, problem: Any) -> Runner:
+    def select(self, problem: P) -> Runner:
         """The runner of the first candidate that takes the problem, within the backend in force."""
         choice = self.choose(problem)
         if choice.taken is None:
@@ -154,7 +160,9 @@ class Operator(Selector):
                 return tuple(args[0]), hashable(args[1:])
             return tuple(args[:tensor_count]), hashable(args[tensor_count:])
 
-        self._flatten = (lambda tensors: (list(tensors),)) if takes_list else (lambda tensors: tuple(tensors))
+        self._flatten: Callable[..., tuple[Any, ...]] = (
+            (lambda tensors: (list(tensors),)) if takes_list else (lambda tensors: tuple(tensors))
+        )
 
         def implementation(*args: Any) -> Tensor:
             tensors, params = split(args)
@@ -179,10 +187,10 @@ class Operator(Selector):
         torch.library.impl(qualified, "CompositeExplicitAutograd", implementation, lib=_LIBRARY)
         torch.library.register_fake(qualified, fake, lib=_LIBRARY)
         torch.library.register_autograd(qualified, gradient, setup_context=setup_context, lib=_LIBRARY)
-        self._torch_op = getattr(torch.ops.fastcnn, self.name).default
+        self._torch_op: Callable[..., Tensor] = getattr(torch.ops.fastcnn, self.name).default
 
 
-OPERATORS: dict[str, Operator] = {}
+OPERATORS: dict[str, Operator[Any]] = {}
 _LIBRARY = torch.library.Library("fastcnn", "DEF")
 
 

@@ -7,17 +7,17 @@ The first candidate whose `supports(problem)` gives no reason against is taken a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Generic
 
 from torch import Tensor
 
 from fastcnn.core.backend import current_backend
-from fastcnn.core.candidate import Candidate
+from fastcnn.core.candidate import Candidate, P
 from fastcnn.core.explain import Choice, recorders
 from fastcnn.core.recall import key
 
 
-class Selector:
+class Selector(Generic[P]):
     """The candidates for one kind of problem, and which of them was taken for each problem so far.
 
     normalise(tensors, params) -> params   validates the scalar arguments and brings them into one form
@@ -35,9 +35,9 @@ class Selector:
         name: str,
         *,
         normalise: Callable[[Sequence[Any], Sequence[Any]], tuple[Any, ...]],
-        infer: Callable[[Sequence[Any], tuple[Any, ...]], Any],
+        infer: Callable[[Sequence[Any], tuple[Any, ...]], P],
         definition: Callable[..., Tensor],
-        candidates: Iterable[Candidate],
+        candidates: Iterable[Candidate[P]],
         setting: Callable[[], Any] | None = None,
     ) -> None:
         self.name = name
@@ -66,11 +66,11 @@ class Selector:
         """Forgets every remembered choice: for a setting that the choice depends on."""
         self._runners.clear()
 
-    def choose(self, problem: Any) -> Choice:
+    def choose(self, problem: P) -> Choice:
         """The first candidate that takes the problem, within the backend in force, and the reasons against others."""
         demanded = current_backend()
-        reasons: list[tuple[Candidate, str | None]] = []
-        taken: Candidate | None = None
+        reasons: list[tuple[Candidate[P], str | None]] = []
+        taken: Candidate[P] | None = None
         for candidate in self.candidates:
             if demanded not in ("auto", candidate.backend):
                 reason: str | None = f"backend {demanded!r} was demanded"
@@ -87,4 +87,4 @@ class Selector:
         return choice
 
 
-SELECTORS: dict[str, Selector] = {}  # the operators, and those of fastcnn/ops/fused.py
+SELECTORS: dict[str, Selector[Any]] = {}  # the operators, and those of fastcnn/ops/fused.py

@@ -48,11 +48,14 @@ class FusedProblem(NamedTuple):
     def output_shape(self) -> tuple[int, int, int, int]:
         return self.second.output_shape
 
+    def empty_output(self, like: Tensor) -> Tensor:
+        return layout.empty(self.output_shape, like)
+
     def summary(self) -> str:
         return f"{self.first.summary()}; then {self.second.summary()}"
 
 
-def definition(first: Operator, second: Operator) -> Callable[..., Tensor]:
+def definition(first: Operator[Any], second: Operator[Any]) -> Callable[..., Tensor]:
     """second(first(*tensors)) in PyTorch operators, called with (*tensors, params of first, params of second)."""
 
     def compute(*arguments: Any) -> Tensor:
@@ -62,15 +65,17 @@ def definition(first: Operator, second: Operator) -> Callable[..., Tensor]:
     return compute
 
 
-def in_pytorch(name: str, first: Operator, second: Operator) -> Candidate:
+def in_pytorch(name: str, first: Operator[Any], second: Operator[Any]) -> Candidate[FusedProblem]:
     """What serves a call whose kernel fails to launch."""
     return reference.candidate(name, definition(first, second), lambda problem: problem.params)
 
 
-class Fused(Selector):
+class Fused(Selector[FusedProblem]):
     """second(first(tensors)), where a kernel computes both; `params` is (those of first, those of second)."""
 
-    def __init__(self, name: str, first: Operator, second: Operator, candidates: Iterable[Candidate]) -> None:
+    def __init__(
+        self, name: str, first: Operator[Any], second: Operator[Any], candidates: Iterable[Candidate[FusedProblem]]
+    ) -> None:
         def normalise(tensors: Sequence[Any], params: Sequence[Any]) -> tuple[Any, ...]:
             return first.normalise(tensors, params[0]), second.normalise((), params[1])
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from fastcnn import ops
 from fastcnn.core import native
+from fastcnn.core.operator import Operator
 from fastcnn.core.plan import PlanBuilder, View
 from fastcnn.ops.add_relu.contract import AddReluProblem
 from fastcnn.ops.add_relu.cpu import native_problem as native_add_relu
@@ -271,7 +272,11 @@ def _unary(op: Any, kernel: str, struct: Callable[[Any], Any], params: Callable[
 def _emit_lrn_max_pool2d(c: Context, node: Node) -> None:
     x = node.args[0]
     structs = []
-    for op, struct, keywords in ((ops.local_response_norm, native_lrn, LRN), (ops.max_pool2d, native_pool2d, MAX_POOL)):
+    pair: tuple[tuple[Operator[Any], Callable[[Any], Any], tuple[str, ...]], ...] = (
+        (ops.local_response_norm, native_lrn, LRN),
+        (ops.max_pool2d, native_pool2d, MAX_POOL),
+    )
+    for op, struct, keywords in pair:
         canonical = op.normalise((c.meta[x],), _keywords(*keywords)(node))
         problem = op.infer((c.meta[x], None), canonical)
         structs.append(struct(problem._replace(device=CPU, x_stride=c.stride(x), y_stride=c.stride(node))))

@@ -14,14 +14,14 @@ from torch import Tensor
 from fastcnn.backends.triton.target import INTERPRETING, LAUNCH_SECONDS, target_of
 from fastcnn.core import layout, ledger
 from fastcnn.core.backend import current_backend
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Candidate, P, Problem, Runner
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 ARCHITECTURES: tuple[str, ...] = ("sm_75", "sm_80", "sm_87", "sm_90", "sm_100", "sm_110", "sm_120")
 
 
 def reason_against(
-    kernel: str, problem: Any, dtypes: Iterable[Any] = DTYPES, products: str | None = None
+    kernel: str, problem: Problem, dtypes: Iterable[Any] = DTYPES, products: str | None = None
 ) -> str | None:
     """Why the Triton kernel "<op>.triton.<name>" cannot or should not take the problem; None if it may.
 
@@ -53,7 +53,7 @@ def reason_against(
     return None
 
 
-def plan_against(kernel: str, problem: Any, plan: Callable[[], str], products: str | None = None) -> str | None:
+def plan_against(kernel: str, problem: Problem, plan: Callable[[], str], products: str | None = None) -> str | None:
     """Why the configuration that a kernel would run a problem by must not be chosen by default; None if it may."""
     if INTERPRETING or current_backend() == "triton":
         return None
@@ -70,7 +70,7 @@ def dtype_key(dtype: torch.dtype, products: str | None) -> str:
     return "tf32" if name == "float32" and products is not None and tf32_allowed(products) else name
 
 
-def output_stride(problem: Any) -> int:
+def output_stride(problem: Problem) -> int:
     """The output's pixel stride, of a problem that `reason_against` let through."""
     if problem.y_stride is None:
         raise ValueError(f"{problem.summary()}: out is not a channels_last tensor or channel slice")
@@ -97,11 +97,11 @@ _PRECISION = getattr(torch._C, "_get_fp32_precision_getter", None)
 def candidate(
     op: str,
     name: str,
-    prepare: Callable[[Any], Runner],
-    supports: Callable[[Any], str | None] = lambda problem: None,
-    note: Callable[[Any], str] | None = None,
+    prepare: Callable[[P], Runner],
+    supports: Callable[[P], str | None] = lambda problem: None,
+    note: Callable[[P], str] | None = None,
     products: str | None = None,
-) -> Candidate:
+) -> Candidate[P]:
     """A Triton candidate; `supports` adds what this kernel needs beyond what all need, `note` what to explain."""
     kernel = f"{op}.triton.{name}"
     return Candidate(
@@ -115,10 +115,10 @@ def candidate(
     )
 
 
-def memory_note(elements: Callable[[Any], int]) -> Callable[[Any], str]:
+def memory_note(elements: Callable[[P], int]) -> Callable[[P], str]:
     """The note of a kernel that memory bounds: `elements` counts what it must read and write, once each."""
 
-    def note(problem: Any) -> str:
+    def note(problem: P) -> str:
         target, size = target_of(problem.device), elements(problem) * problem.dtype.itemsize
         seconds = LAUNCH_SECONDS + size / target.dram_bytes
         return f"on {target.name}: predicted {seconds * 1e6:.1f} us, {size / 1e6:.1f} MB of memory (never measured)"
@@ -131,7 +131,7 @@ def image_elements(problem: Any) -> int:
     return problem.N * problem.H * problem.W * problem.C + math.prod(problem.output_shape)
 
 
-def unary_runner(launch: Callable[..., None], problem: Any) -> Runner:
+def unary_runner(launch: Callable[..., None], problem: Problem) -> Runner:
     """The runner of a launch that is called with (x, y), both channels_last."""
     shape = problem.output_shape
 

@@ -48,4 +48,4 @@ def _prepare(problem: AddReluProblem) -> Runner:
     )  # fmt: skip
 
 
-CANDIDATES: tuple[Candidate, ...] = (Candidate("cpu", "add_relu", _supports, _prepare, dtypes=native_cpu.DTYPES),)
+CANDIDATES = (Candidate("cpu", "add_relu", _supports, _prepare, dtypes=native_cpu.DTYPES),)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.core import layout
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.add_relu.contract import AddReluProblem
 from fastcnn.ops.add_relu.cpu import native_problem
 from fastcnn.ops.add_relu.reference import CANDIDATES as REFERENCE
@@ -30,4 +30,4 @@ def _prepare(problem: AddReluProblem) -> Runner:
     return run
 
 
-CANDIDATES: tuple[Candidate, ...] = (cuda_backend.candidate("add_relu", "add_relu", _prepare, REFERENCE[0], _supports),)
+CANDIDATES = (cuda_backend.candidate("add_relu", "add_relu", _prepare, REFERENCE[0], _supports),)

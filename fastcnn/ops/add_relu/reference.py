@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastcnn.backends import reference
 from fastcnn.core.candidate import Candidate
+from fastcnn.ops.add_relu.contract import AddReluProblem
 
 
 def add_relu(input: Tensor, other: Tensor) -> Tensor:
@@ -14,4 +15,4 @@ def add_relu(input: Tensor, other: Tensor) -> Tensor:
     return torch.relu(input + other)
 
 
-CANDIDATES: tuple[Candidate, ...] = (reference.candidate("add_relu", add_relu, lambda problem: ()),)
+CANDIDATES: tuple[Candidate[AddReluProblem], ...] = (reference.candidate("add_relu", add_relu, lambda problem: ()),)

@@ -44,6 +44,4 @@ def _prepare(problem: ConcatProblem) -> Runner:
     )  # fmt: skip
 
 
-CANDIDATES: tuple[Candidate, ...] = (
-    Candidate("cpu", "concat", _supports, _prepare, dtypes=("every dtype of PyTorch",)),
-)
+CANDIDATES = (Candidate("cpu", "concat", _supports, _prepare, dtypes=("every dtype of PyTorch",)),)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.core import layout
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.concat.contract import ConcatProblem
 from fastcnn.ops.concat.cpu import native_problems
 from fastcnn.ops.concat.reference import CANDIDATES as REFERENCE
@@ -36,6 +36,4 @@ def _prepare(problem: ConcatProblem) -> Runner:
     return run
 
 
-CANDIDATES: tuple[Candidate, ...] = (
-    cuda_backend.candidate("concat", "copy_slice", _prepare, REFERENCE[0], _supports, copies=True),
-)
+CANDIDATES = (cuda_backend.candidate("concat", "copy_slice", _prepare, REFERENCE[0], _supports, copies=True),)

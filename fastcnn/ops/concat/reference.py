@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastcnn.backends import reference
 from fastcnn.core.candidate import Candidate
+from fastcnn.ops.concat.contract import ConcatProblem
 
 
 def concat(*tensors: Tensor) -> Tensor:
@@ -14,4 +15,4 @@ def concat(*tensors: Tensor) -> Tensor:
     return torch.cat(tensors, dim=1)
 
 
-CANDIDATES: tuple[Candidate, ...] = (reference.candidate("concat", concat, lambda problem: ()),)
+CANDIDATES: tuple[Candidate[ConcatProblem], ...] = (reference.candidate("concat", concat, lambda problem: ()),)

@@ -44,7 +44,7 @@ def source_of(weight: Tensor) -> tuple[Tensor, Any]:
     return source.contiguous(), form.contiguous
 
 
-def _candidate(algorithm: str) -> Candidate:
+def _candidate(algorithm: str) -> Candidate[Conv2dProblem]:
     def supports(problem: Conv2dProblem) -> str | None:
         reason = native_cpu.reason_against(problem)
         if reason is None:
@@ -102,6 +102,6 @@ def set_winograd_tolerance(tolerance: float) -> None:
     OPERATORS["conv2d"].forget()
 
 
-CANDIDATES: tuple[Candidate, ...] = tuple(
+CANDIDATES = tuple(
     _candidate(name) for name in (native.extension.cpu.conv2d_algorithms() if native.extension is not None else ())
 )

@@ -78,7 +78,7 @@ def by_precision(
     return current
 
 
-def _candidate(name: str) -> Candidate:
+def _candidate(name: str) -> Candidate[Conv2dProblem]:
     kernel = name.removeprefix("conv2d_")
 
     def supports(problem: Conv2dProblem) -> str | None:
@@ -139,4 +139,4 @@ def _reason(struct: Any, problem: Conv2dProblem, kernel: str, tf32: bool) -> str
     return kernels.conv2d_plan_reason(struct, plan, device.capability, device.shared_memory_per_block)
 
 
-CANDIDATES: tuple[Candidate, ...] = tuple(_candidate(name) for name in KERNELS)
+CANDIDATES = tuple(_candidate(name) for name in KERNELS)

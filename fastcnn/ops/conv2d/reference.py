@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fastcnn.backends import reference
 from fastcnn.core import activations
-from fastcnn.core.candidate import Candidate
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 
 
@@ -31,4 +30,4 @@ def _params(problem: Conv2dProblem) -> tuple[Any, ...]:
     return problem.stride, problem.padding, problem.dilation, problem.groups, problem.activation
 
 
-CANDIDATES: tuple[Candidate, ...] = (reference.candidate("conv2d", conv2d, _params),)
+CANDIDATES = (reference.candidate("conv2d", conv2d, _params),)

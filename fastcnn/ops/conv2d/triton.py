@@ -26,7 +26,7 @@ def _kernel(problem: Conv2dProblem, descriptor: bool) -> Conv2d:
     return Conv2d(problem, target_of(problem.device), allow_tf32=tf32, descriptor=descriptor)
 
 
-def _candidate(name: str, descriptor: bool) -> Candidate:
+def _candidate(name: str, descriptor: bool) -> Candidate[Conv2dProblem]:
     def supports(problem: Conv2dProblem) -> str | None:
         if descriptor:
             from fastcnn.ops.conv2d.triton_launch import descriptor_against

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.backends.triton import backend as triton_backend
 from fastcnn.core import layout, native
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Runner
 from fastcnn.core.packing import packed
 from fastcnn.ops.conv2d import conv2d
 from fastcnn.ops.conv2d.cpu import native_problem
@@ -54,7 +54,7 @@ def _prepare(problem: FusedProblem) -> Runner:
 
 
 NAME = "conv2d_max_pool2d"
-CANDIDATES: tuple[Candidate, ...] = (
+CANDIDATES = (
     cuda_backend.candidate(
         NAME,
         "conv2d_max_pool2d",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastcnn.backends.triton import backend as triton_backend
 from fastcnn.core import layout
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Runner
 from fastcnn.core.packing import packed
 from fastcnn.ops.fused import FusedProblem
 
@@ -47,6 +47,4 @@ def _elements(problem: FusedProblem) -> int:
 
 
 NOTE = triton_backend.memory_note(_elements)
-CANDIDATES: tuple[Candidate, ...] = (
-    triton_backend.candidate("conv2d_max_pool2d", "conv2d_max_pool2d", _prepare, _supports, NOTE, "conv"),
-)
+CANDIDATES = (triton_backend.candidate("conv2d_max_pool2d", "conv2d_max_pool2d", _prepare, _supports, NOTE, "conv"),)

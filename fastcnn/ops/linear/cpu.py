@@ -47,4 +47,4 @@ def _prepare(problem: LinearProblem) -> Runner:
     )  # fmt: skip
 
 
-CANDIDATES: tuple[Candidate, ...] = (Candidate("cpu", "linear", _supports, _prepare, dtypes=native_cpu.DTYPES),)
+CANDIDATES = (Candidate("cpu", "linear", _supports, _prepare, dtypes=native_cpu.DTYPES),)

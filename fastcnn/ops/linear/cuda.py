@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.conv2d.cuda import by_precision
 from fastcnn.ops.linear.contract import LinearProblem
 from fastcnn.ops.linear.cpu import native_problem
@@ -35,6 +35,4 @@ def _prepare(problem: LinearProblem) -> Runner:
     return run
 
 
-CANDIDATES: tuple[Candidate, ...] = (
-    cuda_backend.candidate("linear", "linear", _prepare, REFERENCE[0], _supports, products="matmul"),
-)
+CANDIDATES = (cuda_backend.candidate("linear", "linear", _prepare, REFERENCE[0], _supports, products="matmul"),)

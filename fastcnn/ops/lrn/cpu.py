@@ -6,7 +6,6 @@ from typing import Any
 
 from fastcnn.backends import cpu as native_cpu
 from fastcnn.core import native
-from fastcnn.core.candidate import Candidate
 from fastcnn.ops.lrn.contract import LrnProblem
 
 
@@ -25,4 +24,4 @@ def native_problem(problem: LrnProblem) -> Any:
     )
 
 
-CANDIDATES: tuple[Candidate, ...] = native_cpu.unary_candidates("lrn", native_problem)
+CANDIDATES = native_cpu.unary_candidates("lrn", native_problem)

@@ -1,9 +1,8 @@
 """local_response_norm in CUDA C++."""
 
 from fastcnn.backends import cuda as cuda_backend
-from fastcnn.core.candidate import Candidate
 from fastcnn.ops.lrn import contract
 from fastcnn.ops.lrn.cpu import native_problem
 from fastcnn.ops.lrn.reference import CANDIDATES as REFERENCE
 
-CANDIDATES: tuple[Candidate, ...] = (cuda_backend.unary_candidate(contract.NAME, "lrn", native_problem, REFERENCE[0]),)
+CANDIDATES = (cuda_backend.unary_candidate(contract.NAME, "lrn", native_problem, REFERENCE[0]),)

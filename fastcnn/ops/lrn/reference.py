@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcnn.backends import reference
-from fastcnn.core.candidate import Candidate
 from fastcnn.ops.lrn.contract import NAME, LrnProblem
 
 
@@ -25,4 +24,4 @@ def _params(problem: LrnProblem) -> tuple[Any, ...]:
     return problem.size, problem.alpha, problem.beta, problem.k
 
 
-CANDIDATES: tuple[Candidate, ...] = (reference.candidate(NAME, local_response_norm, _params),)
+CANDIDATES = (reference.candidate(NAME, local_response_norm, _params),)

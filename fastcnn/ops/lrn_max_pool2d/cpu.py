@@ -25,6 +25,4 @@ def _prepare(problem: FusedProblem) -> Runner:
     )  # fmt: skip
 
 
-CANDIDATES: tuple[Candidate, ...] = (
-    Candidate("cpu", "lrn_max_pool2d", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),
-)
+CANDIDATES = (Candidate("cpu", "lrn_max_pool2d", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.core import layout
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.fused import FusedProblem, in_pytorch
 from fastcnn.ops.lrn import local_response_norm
 from fastcnn.ops.lrn_max_pool2d.cpu import structs
@@ -26,6 +26,6 @@ def _prepare(problem: FusedProblem) -> Runner:
 
 
 NAME = "lrn_max_pool2d"
-CANDIDATES: tuple[Candidate, ...] = (
+CANDIDATES = (
     cuda_backend.candidate(NAME, "lrn_max_pool", _prepare, in_pytorch(NAME, local_response_norm, max_pool2d)),
 )

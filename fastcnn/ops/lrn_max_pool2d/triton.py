@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from fastcnn.backends.triton import backend as triton_backend
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.fused import FusedProblem
 
 
@@ -20,4 +20,4 @@ def _elements(problem: FusedProblem) -> int:
 
 
 NOTE = triton_backend.memory_note(_elements)
-CANDIDATES: tuple[Candidate, ...] = (triton_backend.candidate("lrn_max_pool2d", "lrn_max_pool2d", _prepare, note=NOTE),)
+CANDIDATES = (triton_backend.candidate("lrn_max_pool2d", "lrn_max_pool2d", _prepare, note=NOTE),)

@@ -6,7 +6,6 @@ from typing import Any
 
 from fastcnn.backends import cpu as native_cpu
 from fastcnn.core import native
-from fastcnn.core.candidate import Candidate
 from fastcnn.ops.pool.contract import AdaptiveAvgPool2dProblem, Pool2dProblem
 
 
@@ -30,7 +29,5 @@ def native_adaptive_avg_pool2d(p: AdaptiveAvgPool2dProblem) -> Any:
     return native.struct("AdaptiveAvgPool2dProblem", **{name: getattr(p, name) for name in names})
 
 
-POOL_CANDIDATES: tuple[Candidate, ...] = native_cpu.unary_candidates("pool2d", native_pool2d)
-ADAPTIVE_CANDIDATES: tuple[Candidate, ...] = native_cpu.unary_candidates(
-    "adaptive_avg_pool2d", native_adaptive_avg_pool2d
-)
+POOL_CANDIDATES = native_cpu.unary_candidates("pool2d", native_pool2d)
+ADAPTIVE_CANDIDATES = native_cpu.unary_candidates("adaptive_avg_pool2d", native_adaptive_avg_pool2d)

@@ -1,17 +1,12 @@
 """The pools in CUDA C++."""
 
 from fastcnn.backends import cuda as cuda_backend
-from fastcnn.core.candidate import Candidate
 from fastcnn.ops.pool import reference
 from fastcnn.ops.pool.cpu import native_adaptive_avg_pool2d, native_pool2d
 
-MAX_CANDIDATES: tuple[Candidate, ...] = (
-    cuda_backend.unary_candidate("max_pool2d", "pool2d", native_pool2d, reference.MAX_CANDIDATES[0]),
-)
-AVG_CANDIDATES: tuple[Candidate, ...] = (
-    cuda_backend.unary_candidate("avg_pool2d", "pool2d", native_pool2d, reference.AVG_CANDIDATES[0]),
-)
-ADAPTIVE_CANDIDATES: tuple[Candidate, ...] = (
+MAX_CANDIDATES = (cuda_backend.unary_candidate("max_pool2d", "pool2d", native_pool2d, reference.MAX_CANDIDATES[0]),)
+AVG_CANDIDATES = (cuda_backend.unary_candidate("avg_pool2d", "pool2d", native_pool2d, reference.AVG_CANDIDATES[0]),)
+ADAPTIVE_CANDIDATES = (
     cuda_backend.unary_candidate(
         "adaptive_avg_pool2d",
         "adaptive_avg_pool2d",

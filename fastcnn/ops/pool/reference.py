@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcnn.backends import reference
-from fastcnn.core.candidate import Candidate
 from fastcnn.ops.pool.contract import AdaptiveAvgPool2dProblem, Pool2dProblem
 
 
@@ -47,8 +46,6 @@ def _adaptive_params(p: AdaptiveAvgPool2dProblem) -> tuple[Any, ...]:
     return ((p.P, p.Q),)
 
 
-MAX_CANDIDATES: tuple[Candidate, ...] = (reference.candidate("max_pool2d", max_pool2d, _max_params),)
-AVG_CANDIDATES: tuple[Candidate, ...] = (reference.candidate("avg_pool2d", avg_pool2d, _avg_params),)
-ADAPTIVE_CANDIDATES: tuple[Candidate, ...] = (
-    reference.candidate("adaptive_avg_pool2d", adaptive_avg_pool2d, _adaptive_params),
-)
+MAX_CANDIDATES = (reference.candidate("max_pool2d", max_pool2d, _max_params),)
+AVG_CANDIDATES = (reference.candidate("avg_pool2d", avg_pool2d, _avg_params),)
+ADAPTIVE_CANDIDATES = (reference.candidate("adaptive_avg_pool2d", adaptive_avg_pool2d, _adaptive_params),)

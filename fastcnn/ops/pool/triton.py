@@ -22,7 +22,7 @@ def _prepare_adaptive(problem: AdaptiveAvgPool2dProblem) -> Runner:
 NOTE = triton_backend.memory_note(triton_backend.image_elements)
 
 
-def _pool(op: str) -> tuple[Candidate, ...]:
+def _pool(op: str) -> tuple[Candidate[Pool2dProblem], ...]:
     return (triton_backend.candidate(op, "pool2d", _prepare_pool, note=NOTE),)
 
 

@@ -33,6 +33,4 @@ def _prepare(problem: RbfProblem) -> Runner:
     )  # fmt: skip
 
 
-CANDIDATES: tuple[Candidate, ...] = (
-    Candidate("cpu", "rbf", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),
-)
+CANDIDATES = (Candidate("cpu", "rbf", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),)

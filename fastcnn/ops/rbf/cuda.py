@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.rbf.contract import RbfProblem
 from fastcnn.ops.rbf.cpu import native_problem
 from fastcnn.ops.rbf.reference import CANDIDATES as REFERENCE
@@ -23,4 +23,4 @@ def _prepare(problem: RbfProblem) -> Runner:
     return run
 
 
-CANDIDATES: tuple[Candidate, ...] = (cuda_backend.candidate("rbf", "rbf", _prepare, REFERENCE[0]),)
+CANDIDATES = (cuda_backend.candidate("rbf", "rbf", _prepare, REFERENCE[0]),)

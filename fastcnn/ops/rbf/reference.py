@@ -6,6 +6,7 @@ from torch import Tensor
 
 from fastcnn.backends import reference
 from fastcnn.core.candidate import Candidate
+from fastcnn.ops.rbf.contract import RbfProblem
 
 
 def rbf(input: Tensor, centers: Tensor) -> Tensor:
@@ -14,4 +15,4 @@ def rbf(input: Tensor, centers: Tensor) -> Tensor:
     return (difference * difference).sum(-1)
 
 
-CANDIDATES: tuple[Candidate, ...] = (reference.candidate("rbf", rbf, lambda problem: ()),)
+CANDIDATES: tuple[Candidate[RbfProblem], ...] = (reference.candidate("rbf", rbf, lambda problem: ()),)

@@ -22,5 +22,9 @@ def _prepare(problem: RbfProblem) -> Runner:
     return run
 
 
-NOTE = triton_backend.memory_note(lambda p: p.N * p.D + p.M * p.D + p.N * p.M)
+def _elements(p: RbfProblem) -> int:
+    return p.N * p.D + p.M * p.D + p.N * p.M
+
+
+NOTE = triton_backend.memory_note(_elements)
 CANDIDATES = (triton_backend.candidate("rbf", "rbf", _prepare, note=NOTE),)

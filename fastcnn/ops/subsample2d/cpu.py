@@ -25,6 +25,4 @@ def _prepare(problem: Subsample2dProblem) -> Runner:
     )  # fmt: skip
 
 
-CANDIDATES: tuple[Candidate, ...] = (
-    Candidate("cpu", "subsample2d", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),
-)
+CANDIDATES = (Candidate("cpu", "subsample2d", native_cpu.reason_against, _prepare, dtypes=native_cpu.DTYPES),)

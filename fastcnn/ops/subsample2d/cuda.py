@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.core import layout
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Runner
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem
 from fastcnn.ops.subsample2d.cpu import native_problem
 from fastcnn.ops.subsample2d.reference import CANDIDATES as REFERENCE
@@ -25,4 +25,4 @@ def _prepare(problem: Subsample2dProblem) -> Runner:
     return run
 
 
-CANDIDATES: tuple[Candidate, ...] = (cuda_backend.candidate("subsample2d", "subsample2d", _prepare, REFERENCE[0]),)
+CANDIDATES = (cuda_backend.candidate("subsample2d", "subsample2d", _prepare, REFERENCE[0]),)

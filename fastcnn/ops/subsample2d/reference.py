@@ -8,7 +8,6 @@ from torch import Tensor
 
 from fastcnn.backends import reference
 from fastcnn.core import activations
-from fastcnn.core.candidate import Candidate
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem, block_sum
 
 
@@ -22,4 +21,4 @@ def _params(problem: Subsample2dProblem) -> tuple[Any, ...]:
     return problem.kernel_size, problem.activation
 
 
-CANDIDATES: tuple[Candidate, ...] = (reference.candidate("subsample2d", subsample2d, _params),)
+CANDIDATES = (reference.candidate("subsample2d", subsample2d, _params),)
