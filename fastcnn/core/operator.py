@@ -12,6 +12,7 @@ from torch import Tensor
 from fastcnn.core import checks
 from fastcnn.core.backend import current_backend
 from fastcnn.core.candidate import Candidate, P, Runner, Unsupported
+from fastcnn.core.cases import Case
 from fastcnn.core.explain import recorders
 from fastcnn.core.packing import changing
 from fastcnn.core.recall import (
@@ -48,10 +49,13 @@ class Operator(Selector[P]):
         tensor_count: int,
         unbatched: tuple[int, ...] = (),
         setting: Callable[[], Any] | None = None,
+        cases: Sequence[Case] = (),
+        races: Sequence[Case] = (),
     ) -> None:
         super().__init__(
-            name, normalise=normalise, infer=infer, definition=definition, candidates=candidates, setting=setting
-        )
+            name, normalise=normalise, infer=infer, definition=definition, candidates=candidates, setting=setting,
+            cases=cases, races=races,
+        )  # fmt: skip
         self.unbatched = unbatched
         self._register(schema, backward, saved, tensor_count)
         OPERATORS[name] = self

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastcnn.core.backend import current_backend
 from fastcnn.core.candidate import Candidate, P
+from fastcnn.core.cases import Case
 from fastcnn.core.explain import Choice, recorders
 from fastcnn.core.recall import key
 
@@ -25,6 +26,7 @@ class Selector(Generic[P]):
     definition(*tensors, *params)          the result in differentiable PyTorch operators
     setting()                              what a choice depends on that no argument shows, such as whether TF32 is
                                            allowed; None if there is no such thing
+    cases, races                           problems by which every kernel is tried; those timed against PyTorch
     """
 
     # A remembered choice costs about 2 KB; shapes beyond the bound are chosen anew, never refused.
@@ -39,6 +41,8 @@ class Selector(Generic[P]):
         definition: Callable[..., Tensor],
         candidates: Iterable[Candidate[P]],
         setting: Callable[[], Any] | None = None,
+        cases: Sequence[Case] = (),
+        races: Sequence[Case] = (),
     ) -> None:
         self.name = name
         self.setting = setting
@@ -46,6 +50,7 @@ class Selector(Generic[P]):
         self.infer = infer
         self.definition = definition
         self.candidates = tuple(candidates)
+        self.cases, self.races = tuple(cases), tuple(races)
         self._runners: dict[Any, Any] = {}
         SELECTORS[name] = self
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastcnn.backends import reference
 from fastcnn.core import layout
 from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.cases import Case
 from fastcnn.core.operator import Operator
 from fastcnn.core.recall import is_inference
 from fastcnn.core.selector import Selector
@@ -74,7 +75,14 @@ class Fused(Selector[FusedProblem]):
     """second(first(tensors)), where a kernel computes both; `params` is (those of first, those of second)."""
 
     def __init__(
-        self, name: str, first: Operator[Any], second: Operator[Any], candidates: Iterable[Candidate[FusedProblem]]
+        self,
+        name: str,
+        first: Operator[Any],
+        second: Operator[Any],
+        *,
+        candidates: Iterable[Candidate[FusedProblem]],
+        cases: Sequence[Case],
+        races: Sequence[Case],
     ) -> None:
         def normalise(tensors: Sequence[Any], params: Sequence[Any]) -> tuple[Any, ...]:
             return first.normalise(tensors, params[0]), second.normalise((), params[1])
@@ -92,6 +100,8 @@ class Fused(Selector[FusedProblem]):
             definition=definition(first, second),
             candidates=candidates,
             setting=first.setting,
+            cases=cases,
+            races=races,
         )
 
     def runner(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...]) -> Runner | None:

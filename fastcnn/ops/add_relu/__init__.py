@@ -1,7 +1,7 @@
 """add_relu: the residual addition and its ReLU."""
 
 from fastcnn.core.operator import Operator
-from fastcnn.ops.add_relu import contract, cpu, cuda, reference, triton
+from fastcnn.ops.add_relu import cases, contract, cpu, cuda, reference, triton
 
 add_relu = Operator(
     "add_relu",
@@ -13,4 +13,6 @@ add_relu = Operator(
     saved=contract.saved,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=2,
+    cases=cases.CASES,
+    races=cases.RACES,
 )

@@ -1,7 +1,7 @@
 """concat: side by side along channels."""
 
 from fastcnn.core.operator import Operator
-from fastcnn.ops.concat import contract, cpu, cuda, reference, triton
+from fastcnn.ops.concat import cases, contract, cpu, cuda, reference, triton
 
 concat = Operator(
     "concat",
@@ -13,4 +13,6 @@ concat = Operator(
     saved=contract.saved,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=1,
+    cases=cases.CASES,
+    races=cases.RACES,
 )

@@ -2,7 +2,7 @@
 
 from fastcnn.backends.triton.backend import tf32_setting
 from fastcnn.core.operator import Operator
-from fastcnn.ops.conv2d import contract, cpu, cuda, reference, triton
+from fastcnn.ops.conv2d import cases, contract, cpu, cuda, reference, triton
 
 conv2d = Operator(
     "conv2d",
@@ -16,4 +16,6 @@ conv2d = Operator(
     tensor_count=4,
     unbatched=(0, 3, 4),
     setting=tf32_setting("conv"),
+    cases=cases.CASES,
+    races=cases.RACES,
 )

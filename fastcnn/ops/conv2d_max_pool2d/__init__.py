@@ -5,8 +5,15 @@ takes longer than computing it.
 """
 
 from fastcnn.ops.conv2d import conv2d
-from fastcnn.ops.conv2d_max_pool2d import cuda, triton
+from fastcnn.ops.conv2d_max_pool2d import cases, cuda, triton
 from fastcnn.ops.fused import Fused
 from fastcnn.ops.pool import max_pool2d
 
-conv2d_max_pool2d = Fused("conv2d_max_pool2d", conv2d, max_pool2d, (*cuda.CANDIDATES, *triton.CANDIDATES))
+conv2d_max_pool2d = Fused(
+    "conv2d_max_pool2d",
+    conv2d,
+    max_pool2d,
+    candidates=(*cuda.CANDIDATES, *triton.CANDIDATES),
+    cases=cases.CASES,
+    races=cases.RACES,
+)

@@ -2,7 +2,7 @@
 
 from fastcnn.backends.triton.backend import tf32_setting
 from fastcnn.core.operator import Operator
-from fastcnn.ops.linear import contract, cpu, cuda, reference, triton
+from fastcnn.ops.linear import cases, contract, cpu, cuda, reference, triton
 
 linear = Operator(
     "linear",
@@ -15,4 +15,6 @@ linear = Operator(
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=3,
     setting=tf32_setting("matmul"),
+    cases=cases.CASES,
+    races=cases.RACES,
 )

@@ -1,7 +1,7 @@
 """local_response_norm: AlexNet's normalisation across channels."""
 
 from fastcnn.core.operator import Operator
-from fastcnn.ops.lrn import contract, cpu, cuda, reference, triton
+from fastcnn.ops.lrn import cases, contract, cpu, cuda, reference, triton
 
 local_response_norm = Operator(
     contract.NAME,
@@ -13,4 +13,6 @@ local_response_norm = Operator(
     saved=contract.saved,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=1,
+    cases=cases.CASES,
+    races=cases.RACES,
 )

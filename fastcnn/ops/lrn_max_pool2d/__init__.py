@@ -2,7 +2,7 @@
 
 from fastcnn.ops.fused import Fused
 from fastcnn.ops.lrn import local_response_norm
-from fastcnn.ops.lrn_max_pool2d import cpu, cuda, triton
+from fastcnn.ops.lrn_max_pool2d import cases, cpu, cuda, triton
 from fastcnn.ops.pool import max_pool2d
 
 lrn_max_pool2d = Fused(
@@ -10,4 +10,6 @@ lrn_max_pool2d = Fused(
     local_response_norm,
     max_pool2d,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES),
+    cases=cases.CASES,
+    races=cases.RACES,
 )

@@ -1,7 +1,7 @@
 """max_pool2d, avg_pool2d and adaptive_avg_pool2d."""
 
 from fastcnn.core.operator import Operator
-from fastcnn.ops.pool import contract, cpu, cuda, reference, triton
+from fastcnn.ops.pool import cases, contract, cpu, cuda, reference, triton
 
 max_pool2d = Operator(
     "max_pool2d",
@@ -14,6 +14,8 @@ max_pool2d = Operator(
     candidates=(*cuda.MAX_CANDIDATES, *triton.MAX_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.MAX_CANDIDATES),
     tensor_count=1,
     unbatched=(0, 1),
+    cases=cases.MAX_CASES,
+    races=cases.MAX_RACES,
 )
 
 avg_pool2d = Operator(
@@ -27,6 +29,8 @@ avg_pool2d = Operator(
     candidates=(*cuda.AVG_CANDIDATES, *triton.AVG_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.AVG_CANDIDATES),
     tensor_count=1,
     unbatched=(0, 1),
+    cases=cases.AVG_CASES,
+    races=cases.AVG_RACES,
 )
 
 adaptive_avg_pool2d = Operator(
@@ -45,4 +49,6 @@ adaptive_avg_pool2d = Operator(
     ),
     tensor_count=1,
     unbatched=(0, 1),
+    cases=cases.ADAPTIVE_CASES,
+    races=cases.ADAPTIVE_RACES,
 )

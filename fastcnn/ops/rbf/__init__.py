@@ -1,7 +1,7 @@
 """rbf: squared Euclidean distances to centers, LeNet-5's output units."""
 
 from fastcnn.core.operator import Operator
-from fastcnn.ops.rbf import contract, cpu, cuda, reference, triton
+from fastcnn.ops.rbf import cases, contract, cpu, cuda, reference, triton
 
 rbf = Operator(
     "rbf",
@@ -13,4 +13,6 @@ rbf = Operator(
     saved=contract.saved,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=2,
+    cases=cases.CASES,
+    races=cases.RACES,
 )

@@ -1,7 +1,7 @@
 """subsample2d: LeNet-5's trainable pooling."""
 
 from fastcnn.core.operator import Operator
-from fastcnn.ops.subsample2d import contract, cpu, cuda, reference, triton
+from fastcnn.ops.subsample2d import cases, contract, cpu, cuda, reference, triton
 
 subsample2d = Operator(
     "subsample2d",
@@ -13,4 +13,6 @@ subsample2d = Operator(
     saved=contract.saved,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=3,
+    cases=cases.CASES,
+    races=cases.RACES,
 )

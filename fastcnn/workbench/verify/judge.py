@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastcnn.workbench.verify.cases import Case
+from fastcnn.core.cases import Case
 
 # One unit of TF32's mantissa. Rounded operands give a relative L2 error of a third of it, cut off ones three quarters.
 TF32_ERROR = 2.0**-10

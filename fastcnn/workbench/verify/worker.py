@@ -19,6 +19,7 @@ from fastcnn.backends import cuda as cuda_backend
 from fastcnn.core import ledger
 from fastcnn.core.backend import use_backend
 from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.cases import Case
 from fastcnn.core.selector import SELECTORS, Selector
 from fastcnn.core.version import VERSION
 from fastcnn.ops.conv2d import cuda as conv2d_cuda
@@ -26,7 +27,6 @@ from fastcnn.ops.conv2d import triton as conv2d_triton
 from fastcnn.workbench.report import timing
 from fastcnn.workbench.tune.gpu import driver
 from fastcnn.workbench.verify import judge
-from fastcnn.workbench.verify.cases import CASES, RACES, Case
 from fastcnn.workbench.verify.judge import Guarded, Trial
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -140,7 +140,7 @@ def correctness(setting: Setting, kernel: str, dtype: str, skip: list[str]) -> I
     refused = "no case is its own"
     todo: dict[str, list[tuple[Case, Any, tuple[Any, ...]]]] = {}
     with precision(tf32), use_backend(candidate.backend):
-        for case in CASES[operator.name]:
+        for case in operator.cases:
             found = judge.inputs(case, DTYPES[dtype], setting.device, operator.name in WEIGHTED)
             tensors = [None if g is None else g.tensor for g in found]
             params = operator.normalise(tensors, case.params)
@@ -205,7 +205,7 @@ def race(
 
     known: (kernel, kind of problem) of the races already run; nothing is timed if all are.
     """
-    operator, case = SELECTORS[op], RACES[op][index]
+    operator, case = SELECTORS[op], SELECTORS[op].races[index]
     runs: dict[str, timing.Run] = {}
     taken: dict[str, str] = {}
     with precision(dtype == "tf32"), torch.inference_mode():
@@ -247,7 +247,7 @@ def serve(setting: Setting) -> None:
     def say(**answer: Any) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
-    races = {op: len(cases) for op, cases in RACES.items()}
+    races = {op: len(selector.races) for op, selector in SELECTORS.items()}
     say(hello=True, races=races, **setting.describe(), cuda=setting.source("cuda"), triton=setting.source("triton"))
     for line in sys.stdin:
         job = json.loads(line)

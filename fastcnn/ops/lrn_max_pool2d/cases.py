@@ -1,0 +1,16 @@
+"""The problems by which lrn_max_pool2d is tried, and those timed against PyTorch."""
+
+from __future__ import annotations
+
+from fastcnn.core.cases import IMAGES, Case
+
+# Odd sizes, ragged channels, strides, slices, one image and none. Each plan runs every case that it can take.
+CASES = (
+    Case(IMAGES, ((5, 0.3, 0.75, 1.0), (3, 2, 1, 1, True))),
+    Case(((1, 48, 9, 9),), ((5, 1e-2, 0.75, 2.0), (3, 2, 0, 1, False))),
+)
+# One for each kind of problem that the ledger tells apart, as networks have it.
+RACES = (
+    Case(((1, 96, 55, 55),), ((5, 1e-4, 0.75, 2.0), (3, 2, 0, 1, False))),
+    Case(((32, 96, 55, 55),), ((5, 1e-4, 0.75, 2.0), (3, 2, 0, 1, False))),
+)
