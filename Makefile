@@ -5,7 +5,8 @@
 #   make slow    the tests that take minutes
 #   make lint    formatting, style and types
 #   make bench   the quick benchmark suite
-#   make gpu     on a machine with a GPU: build, verify, sanitize, measure
+#   make gpu     on a machine with a GPU: build, verify, measure, sanitize; PART=1 fits 400 s, PART=2 300 s,
+#                REHEARSE=1 runs every step's counterpart on the emulator
 #   make dist    the source distribution and this machine's wheel, into dist/
 #   make wheels  the wheels of every Python, by cibuildwheel (needs Docker on Linux), into dist/
 #
@@ -54,7 +55,7 @@ bench: $(VENV)/tested
 	$(BIN)/python -m pytest benchmarks --benchmark-only --quick
 
 gpu:
-	bash scripts/gpu.sh
+	$(PYTHON) scripts/gpu.py
 
 dist: $(VENV)/tools
 	$(PIP) build

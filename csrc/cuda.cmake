@@ -61,6 +61,7 @@ if(NOT FASTCNN_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
     ops/add_relu/add_relu_cuda.cu
     ops/concat/copy_slice_cuda.cu
     ops/conv2d/conv2d_cuda.cu
+    ops/conv2d/conv2d_grouped_cuda.cu
     ops/conv2d/conv2d_sm80_bfloat16_cuda.cu
     ops/conv2d/conv2d_sm80_float16_cuda.cu
     ops/conv2d/conv2d_sm80_float32_cuda.cu

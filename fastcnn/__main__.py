@@ -283,6 +283,8 @@ def tune(
     backends: Annotated[str, typer.Option(help="GPU: the kernels of cuda, triton or both.")] = "cuda,triton",
     most: Annotated[int, typer.Option(min=0, help="GPU: time only so many, the cost model's first; all if 0.")] = 0,
     output: Annotated[Path | None, typer.Option(help="GPU: the file to write, or a folder; the user's cache.")] = None,
+    minutes: Annotated[float, typer.Option(help="GPU: no layer is begun after these; the same command goes on.")] = 30,
+    again: Annotated[bool, typer.Option(help="GPU: also the layers that the file has already.")] = False,
 ) -> None:
     """Times every candidate of every layer: on a GPU the fastest is remembered, on a CPU the rule is checked."""
     from fastcnn.workbench.report import commands, suite, timing
@@ -299,7 +301,7 @@ def tune(
             tune_gpu.run(
                 console, names, sizes, replace(effort, pause=0.0),
                 dtypes=commands.split(dtypes) or tune_gpu.DTYPES, backends=commands.split(backends),
-                output=output, most=most,
+                output=output, most=most, minutes=minutes, again=again,
             )  # fmt: skip
         elif output is not None or dtypes or most:
             raise ValueError("tune: --output, --dtypes and --most are a GPU's; on a CPU a rule chooses, and is checked")

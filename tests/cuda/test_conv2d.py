@@ -139,6 +139,16 @@ RAGGED = {
     "groups": replace(BASE, C=9, K=12, groups=3),
     "depthwise": replace(BASE, C=6, K=6, groups=6),
 }
+# Groups of as many channels in as out, up to a vector of them.
+GROUPED = {
+    "depthwise": replace(BASE, C=24, K=24, groups=24, activation="relu"),
+    "depthwise stride 2": replace(BASE, N=3, C=40, H=8, W=11, K=40, groups=40, stride=(2, 2), bias=False),
+    "one row, 31 taps": replace(BASE, C=16, H=1, W=37, K=16, groups=16, kernel=(1, 31), pad=(0, 15)),
+    "groups of 2, dilated": replace(BASE, C=16, K=16, groups=8, dilation=(2, 3), pad=(2, 3), activation="tanh"),
+    "groups of 4, slices": replace(BASE, C=32, K=32, groups=8, x_offset=8, y_offset=16, residual=True),
+    "groups of 8": replace(BASE, N=1, C=64, H=5, W=13, K=64, groups=8, kernel=(5, 3), pad=(1, 0), activation="relu"),
+    "more channels than a block has": replace(BASE, N=1, C=528, H=3, W=3, K=528, groups=528),
+}
 HALVES = [torch.float16, torch.bfloat16]
 
 
@@ -163,6 +173,38 @@ def test_gather(runner, case, dtype):
 @pytest.mark.parametrize("mode", ["strict", "tf32"])
 def test_float32(runner, mode, gather):
     run(runner, replace(BASE, residual=True, activation="relu"), torch.float32, sm80(mode=mode, gather=gather))
+
+
+def grouped(dtype: torch.dtype) -> str:
+    return f"grouped/4x{16 // dtype.itemsize}/stages=1/splits=1/strict"
+
+
+@pytest.mark.parametrize("case", GROUPED, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_grouped(runner, case, dtype):
+    if dtype == torch.float32 and case == "groups of 8":
+        return  # the tensor cores'
+    run(runner, GROUPED[case], dtype, grouped(dtype))
+
+
+def test_grouped_bfloat16(runner):
+    run(runner, GROUPED["groups of 4, slices"], torch.bfloat16, grouped(torch.bfloat16))
+
+
+@pytest.mark.slow
+@pytest.mark.emulated
+@pytest.mark.parametrize("case", ["depthwise", "groups of 4, slices"])
+def test_grouped_every_schedule(every_schedule, case):
+    run(every_schedule, GROUPED[case], torch.float16, grouped(torch.float16))
+
+
+def test_infinity_in_one_group_is_not_seen_by_its_neighbours(runner):
+    """As it would be, times zero, if groups were laid side by side in one matrix."""
+
+    def poison(x, weight, bias, residual):
+        x[0, 5, 2, 2], x[1, 0, 3, 3] = INF, NAN
+
+    run(runner, GROUPED["groups of 4, slices"], torch.float16, grouped(torch.float16), poison)
 
 
 @pytest.mark.parametrize("splits", [2, 3, 7])
@@ -280,6 +322,19 @@ class TestPlans:
         assert "sm90" not in {plan.kernel for plan in self.plans(cuda, Conv(C=64), capability=(10, 0))}
         assert "sm90" not in {plan.kernel for plan in self.plans(cuda, Conv(C=64), dtype=torch.float32)}
         assert "sm90" in {plan.kernel for plan in self.plans(cuda, Conv(C=64), dtype=torch.float32, tf32=True)}
+
+    def test_narrow_groups_have_a_kernel_of_their_own(self, cuda):
+        for groups, kernel in ((192, "grouped"), (48, "grouped"), (2, "sm80")):
+            conv = Conv(N=8, C=192, H=28, W=28, K=192, groups=groups)
+            assert self.plans(cuda, conv)[0].kernel == kernel
+            assert self.plans(cuda, conv, capability=(8, 0))[0].kernel == kernel
+        p = BASE.problem(torch.float16, torch.empty(2, 40, 7, 9))
+        plan = cuda.Conv2dPlan(grouped(torch.float16))
+        assert "for groups" in cuda.conv2d_plan_reason(p, plan, **DEVICE)
+        uneven = replace(BASE, C=24, K=48, groups=24).problem(torch.float16, torch.empty(2, 48, 7, 9))
+        assert "as many output channels" in cuda.conv2d_plan_reason(uneven, plan, **DEVICE)
+        wide = replace(BASE, C=96, K=96, groups=2).problem(torch.float16, torch.empty(2, 96, 7, 9))
+        assert "up to 8 channels" in cuda.conv2d_plan_reason(wide, plan, **DEVICE)
 
     def test_ragged_channels_are_gathered(self, cuda):
         assert {plan.kernel for plan in self.plans(cuda, Conv(C=3))} == {"sm80_gather"}

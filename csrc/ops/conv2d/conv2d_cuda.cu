@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ops/conv2d/conv2d_cuda.h"
+#include "ops/conv2d/conv2d_grouped_cuda.h"
 #include "ops/conv2d/conv2d_sm80_cuda.cuh"
 #if defined(FASTCNN_WITH_SM90) || defined(FASTCNN_EMULATED)
 #define FASTCNN_HOPPER 1
@@ -13,7 +14,7 @@ namespace fastcnn::cuda {
 
 namespace {
 
-const char* const kKernelNames[] = {"sm80", "sm80_gather", "sm90", "sm90_resident"};
+const char* const kKernelNames[] = {"sm80", "sm80_gather", "sm90", "sm90_resident", "grouped"};
 const char* const kModeNames[] = {"strict", "tf32"};
 
 int element_size(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
@@ -58,6 +59,7 @@ std::string number_reason(const char* what, int64_t value, int64_t limit) {
 // share of the tensor cores' rate, or its steps' latency; and the partial sums' way through memory. Rough on
 // purpose: it only has to order plans, and a measurement on the device overrules it.
 double expected_cycles(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
+  if (plan.kernel == Conv2dKernel::grouped) return grouped_cycles(p, device);
 #ifdef FASTCNN_HOPPER
   if (is_sm90(plan)) {
     const bool resident = plan.kernel == Conv2dKernel::sm90_resident;
@@ -108,7 +110,7 @@ Status conv2d_plan_from_name(const std::string& name, Conv2dPlan* plan) {
   char kernel[16], mode[16];
   if (sscanf(name.c_str(), "%15[^/]/%dx%d/stages=%d/splits=%d/%15s", kernel, &plan->tile_m, &plan->tile_n,
              &plan->stages, &plan->splits, mode) == 6) {
-    for (int k = 0; k < 4; k++)
+    for (int k = 0; k < 5; k++)
       for (int m = 0; m < 2; m++)
         if (std::string(kernel) == kKernelNames[k] && std::string(mode) == kModeNames[m]) {
           plan->kernel = static_cast<Conv2dKernel>(k);
@@ -124,6 +126,7 @@ Status conv2d_plan_from_name(const std::string& name, Conv2dPlan* plan) {
 std::string conv2d_plan_reason(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
   const int64_t int_limit = INT32_MAX / 2, size = element_size(p.dtype);
   const int64_t depth = p.R * p.S * (p.C / p.groups);
+  if (plan.kernel == Conv2dKernel::grouped) return grouped_reason(p, plan, device);
   if (is_sm90(plan)) {
 #ifdef FASTCNN_HOPPER
     return sm90_reason(p, plan, device);
@@ -167,6 +170,8 @@ std::vector<Conv2dPlan> conv2d_plans(const Conv2dProblem& p, const Device& devic
         const Conv2dPlan plan{kernel, mode, tile.m, tile.n, kStages, splits};
         if (conv2d_plan_reason(p, plan, device).empty()) plans.push_back(plan);
       }
+  const Conv2dPlan grouped{Conv2dKernel::grouped, mode, kGroupedPixels, grouped_channels(p.dtype), 1, 1};
+  if (conv2d_plan_reason(p, grouped, device).empty()) plans.push_back(grouped);
 #ifdef FASTCNN_HOPPER
   auto add_sm90 = [&](Conv2dKernel kernel, const Sm90Width& width) {
     const Conv2dPlan plan{kernel, mode, 128, width.width, width.stages, 1};
@@ -204,11 +209,13 @@ Status conv2d(const Conv2dProblem& p, const Conv2dPlan& asked, const void* x, co
   if (p.N * p.P * p.Q * p.K == 0) return Status();
   Conv2dPlan plan = asked;
   const int64_t size = element_size(p.dtype);
+  if (plan.kernel == Conv2dKernel::grouped && vectorises(size, {x, bias, residual, y}, {}))
+    return conv2d_grouped(p, x, weight, bias, residual, y, stream);
 #ifdef FASTCNN_HOPPER
   if (is_sm90(plan) && vectorises(size, {x, weight, residual, y}, {}))
     return conv2d_sm90(p, plan, x, weight, bias, residual, y, stream);
 #endif
-  if (is_sm90(plan)) {
+  if (is_sm90(plan) || plan.kernel == Conv2dKernel::grouped) {
     plan.kernel = Conv2dKernel::sm80;
     plan.tile_m = plan.tile_n = 64;
   }

@@ -20,6 +20,7 @@ enum class Conv2dKernel : int32_t {
   sm80_gather = 1,    // the same, reading x and the weight element by element: any C, any alignment
   sm90 = 2,           // TMA and wgmma, warp-specialised and persistent; Hopper only
   sm90_resident = 3,  // the same for C and K up to 64, the filter resident, x loaded once a filter column
+  grouped = 4,        // many narrow groups, depthwise among them: no tensor cores, memory's speed
 };
 
 // How float32 is multiplied. Half types ignore it.

@@ -23,6 +23,7 @@ CASES = (
     conv(1, 3, 37, 64, 7, stride=2, activation="relu"),
     conv(2, 48, 9, 80, 3, groups=2),
     conv(2, 24, 9, 24, 3, stride=2, groups=24, bias=False),
+    conv(2, 32, 9, 32, 3, groups=8, residual=True, activation="relu", sliced=True),
     conv(3, 64, 9, 72, 3, activation="relu"),
     conv(1, 64, 14, 64, 3, residual=True, activation="relu", sliced=True),
     conv(1, 40, 10, 136, 3, stride=2, sliced=True),

@@ -20,7 +20,7 @@ from fastcnn.ops.conv2d.cpu import native_problem
 from fastcnn.ops.conv2d.reference import CANDIDATES as REFERENCE
 
 # Best first. The extension's planner knows them by these names without "conv2d_".
-KERNELS = ("conv2d_sm90_resident", "conv2d_sm90", "conv2d_sm80", "conv2d_sm80_gather")
+KERNELS = ("conv2d_sm90_resident", "conv2d_sm90", "conv2d_grouped", "conv2d_sm80", "conv2d_sm80_gather")
 
 
 class Convolution:
@@ -135,6 +135,8 @@ def _reason(struct: Any, problem: Conv2dProblem, kernel: str, tf32: bool) -> str
     kernels, device = cuda_backend.kernels(), cuda_backend.device_of(problem.device)
     # Stages are 6 for a width of 64 on Hopper, see csrc/ops/conv2d/conv2d_sm90_cuda.cuh.
     tile = "128x64/stages=6" if kernel.startswith("sm90") else "64x64/stages=4"
+    if kernel == "grouped":
+        tile = f"4x{16 // problem.dtype.itemsize}/stages=1"
     plan = kernels.Conv2dPlan(f"{kernel}/{tile}/splits=1/{'tf32' if tf32 else 'strict'}")
     return kernels.conv2d_plan_reason(struct, plan, device.capability, device.shared_memory_per_block)
 

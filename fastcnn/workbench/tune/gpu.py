@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -74,6 +76,7 @@ class Tuned:
     """What was found for a layer: the options timed, and those that could not be.
 
     key: the layer's name in the tuning file. model: the option that the cost model takes. seconds: medians.
+    pytorch: that of PyTorch's operator with its epilogue, cuDNN choosing by measuring.
     """
 
     key: str
@@ -83,6 +86,7 @@ class Tuned:
     wrong: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     entry: tuned.Entry | None = None
+    pytorch: float | None = None
 
     @property
     def best(self) -> str:
@@ -166,15 +170,29 @@ def triton_options(layer: Layer, tf32: bool) -> Iterator[Option]:
         yield Option(str(config), cost.entry(config), partial(prepare, config))
 
 
+PYTORCH = "pytorch"
+
+
+def _pytorch(layer: Layer) -> Tensor:
+    torch.backends.cudnn.benchmark = True
+    p = layer.problem
+    params = (p.stride, p.padding, p.dilation, p.groups, p.activation)
+    return SELECTORS["conv2d"].definition(layer.x, layer.weight, layer.bias, layer.residual, *params)
+
+
 OPTIONS: dict[str, Callable[[Layer, bool], Iterator[Option]]] = {"cuda": cuda_options, "triton": triton_options}
 
 
-def tune_layer(case: Case, tf32: bool, backend: str, effort: Effort, most: int = 0) -> Tuned:
-    """Times the options of one layer, those that compute the right thing.
+def tune_layer(
+    case: Case, tf32: bool, backend: str, effort: Effort, most: int = 0, known: Collection[str] = ()
+) -> Tuned:
+    """Times the options of one layer, those that compute the right thing, and PyTorch's own operator beside them.
 
-    most: only so many of them, those that the cost model puts first; all if 0.
+    most: only so many of them, those that the cost model puts first; all if 0. known: keys of layers to leave alone.
     """
     layer = layer_of(case)
+    if tuning_key(layer.problem, tf32) in known:
+        return Tuned(tuning_key(layer.problem, tf32), model="")
     options = {option.name: option for option in list(OPTIONS[backend](layer, tf32))[: most or None]}
     found = Tuned(tuning_key(layer.problem, tf32), model=next(iter(options), ""))
     allowed = TF32_ERROR if tf32 else TOLERANCE[case.dtype]
@@ -194,7 +212,10 @@ def tune_layer(case: Case, tf32: bool, backend: str, effort: Effort, most: int =
                 found.wrong.append(f"{name}: relative error {error:.1e}, allowed {allowed:.0e}")
                 continue
             runs[name], found.errors[name] = run, error
+        if runs:
+            runs[PYTORCH] = partial(_pytorch, layer)
         samples = timing.interleave(runs, effort, device.type) if runs else {}
+    found.pytorch = samples.pop(PYTORCH).median if samples else None
     found.seconds = {name: mine.median for name, mine in samples.items()}
     if found.seconds:
         best, model = found.best, found.seconds.get(found.model)
@@ -203,7 +224,7 @@ def tune_layer(case: Case, tf32: bool, backend: str, effort: Effort, most: int =
             microseconds=round(1e6 * found.seconds[best], 2),
             model_microseconds=None if model is None else round(1e6 * model, 2),
             error=found.errors[best],
-            candidates=len(runs),
+            candidates=len(found.seconds),
             date=datetime.date.today().isoformat(),
         )
     return found
@@ -252,10 +273,11 @@ def usable(backends: Sequence[str]) -> list[str]:
 def run(
     console: Console, networks: Sequence[str], batches: Sequence[int], effort: Effort, *,
     dtypes: Sequence[str] = DTYPES, backends: Sequence[str] = BACKENDS, output: Path | None = None, most: int = 0,
+    minutes: float = float("inf"), again: bool = False,
 ) -> Path:  # fmt: skip
     """Tunes every layer for the current CUDA device, writes the tuning file, and prints what was gained.
 
-    output: a file or a folder; the user's cache unless given. Returns the file.
+    output: a file or a folder; the user's cache unless given. minutes, again: see `tune`. Returns the file.
 
     Raises:
         ValueError: no CUDA device, an unknown dtype or backend, or a file of another device at `output`.
@@ -265,27 +287,52 @@ def run(
     found_backends = usable(backends)
     origin = about(torch.device("cuda", torch.cuda.current_device()))
     path = file_in(output or tuned.USER, tuned.file_name(origin["device"]))
-    gains: dict[str, list[float]] = {backend: [] for backend in found_backends}
+    return tune(console, chosen, found_backends, path, origin, effort, most=most, minutes=minutes, again=again)
+
+
+def tune(
+    console: Console, chosen: Sequence[tuple[Case, bool]], backends: Sequence[str], path: Path, origin: dict[str, Any],
+    effort: Effort, *, most: int = 0, minutes: float = float("inf"), again: bool = False,
+) -> Path:  # fmt: skip
+    """Tunes the layers, those first that networks have most often, and writes each one's choice at once.
+
+    minutes: no layer is begun after these; the same command goes on with the next. again: also what the file has.
+    Beside the tuning file, FILE.timings.jsonl keeps every option's time and PyTorch's own: what a cost model is
+    fitted to.
+    """
+    known = {} if again else tuned.read(path)["entries"]
+    gains: dict[str, list[float]] = {backend: [] for backend in backends}
     wrong, failed = [], []
-    work = [(backend, case, tf32) for backend in found_backends for case, tf32 in chosen]
+    often = sorted(chosen, key=lambda case: -sum(count for _, count in case[0].networks))
+    work = [(backend, case, tf32) for backend in backends for case, tf32 in often]
+    console.print(f"{len(work)} layers, up to {most or 'some dozens of'} candidates in each, for {minutes:g} minutes")
+    begun, done = time.monotonic(), 0
     with progress_bar(console) as progress:
         for backend, case, tf32 in progress.track(work, description="timing"):
-            found = tune_layer(case, tf32, backend, effort, most)
+            if time.monotonic() - begun > 60 * minutes:
+                console.print(f"{len(work) - done} layers not reached: the same command goes on from here")
+                break
+            done += 1
+            found = tune_layer(case, tf32, backend, effort, most, known.get(backend, {}))
             wrong += [f"{backend} {found.key}: {what}" for what in found.wrong]
             failed += [f"{backend} {found.key}: {what}" for what in found.failed]
             if found.entry is None:
                 continue
             tuned.write(path, origin, backend, found.key, found.entry)  # at once: a later layer may end the process
+            with path.with_suffix(".timings.jsonl").open("a") as timings:
+                row = {"backend": backend, "layer": found.key, "seconds": found.seconds, "pytorch": found.pytorch}
+                timings.write(json.dumps(row) + "\n")
             if found.entry.model_microseconds is not None:
                 gains[backend].append(found.entry.model_microseconds / found.entry.microseconds)
     for selector in SELECTORS.values():
         selector.forget()
     for backend, ratios in gains.items():
-        better = sum(ratio > 1 for ratio in ratios)
-        console.print(
-            f"{backend}: {len(ratios)} layers; in {better} another choice than the cost model's is faster; "
-            f"the model's takes {geometric_mean(ratios):.3f} times as long as the best (geometric mean)"
-        )
+        if ratios:
+            better = sum(ratio > 1 for ratio in ratios)
+            console.print(
+                f"{backend}: {len(ratios)} layers; in {better} another choice than the cost model's is faster; "
+                f"the model's takes {geometric_mean(ratios):.3f} times as long as the best (geometric mean)"
+            )
     for what in failed:
         console.print(f"failed, not timed: {what}", highlight=False, markup=False)
     console.print(f"[bold]{path}[/bold]", highlight=False)
