@@ -213,7 +213,7 @@ def main() -> None:
         for spot in SPOTS:
             row = measure(spot.small() if options.rehearse else spot, options.device, effort)
             data["rows"].append(row)
-            options.output.write_text(json.dumps(data, indent=1) + "\n")
+            options.output.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
             ratio = "not compared" if row["ratio"] is None else f"{row['ratio']:.2f} times the best of PyTorch's"
             print(f"{spot.thread} {spot.name}: {ratio}, goal {spot.goal}", *row["not_timed"].items(), flush=True)
 

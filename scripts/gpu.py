@@ -247,8 +247,8 @@ def record(results: list[Result], result: Result) -> None:
     failed = [r.name for r in results if r.verdict != "passed"]
     lines = [f"{r.verdict}: {r.name}, {r.seconds:.0f} s of {r.limit}" for r in results]
     text = "\n".join([*lines, f"failed: {', '.join(failed) or 'nothing'}", ""])
-    (OUT / "summary.txt").write_text(("REHEARSAL, nothing ran on a GPU\n" if REHEARSE else "") + text)
-    (OUT / "steps.json").write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+    (OUT / "summary.txt").write_text(("REHEARSAL, nothing ran on a GPU\n" if REHEARSE else "") + text, "utf-8")
+    (OUT / "steps.json").write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n", "utf-8")
 
 
 def main() -> int:
@@ -263,7 +263,7 @@ def main() -> int:
     results: list[Result] = []
     for part in [int(os.environ["PART"])] if os.environ.get("PART") else [1, 2]:
         run(part, chosen, results)
-    print((OUT / "summary.txt").read_text() if results else "nothing to do", f"everything is in {OUT}", sep="\n")
+    print((OUT / "summary.txt").read_text("utf-8") if results else "nothing to do", f"everything is in {OUT}", sep="\n")
     return any(r.verdict != "passed" for r in results)
 
 

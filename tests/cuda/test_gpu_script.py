@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu.py"
 def run(folder, steps, python="exit 0", budget=60, part=1):
     """The script with a shell script in the place of the Python that steps call."""
     program = folder / "python"
-    program.write_text(f"#!/bin/bash\n{python}\n")
+    program.write_text(f"#!/bin/bash\n{python}\n", "utf-8")
     program.chmod(0o755)
     environment = {
         **os.environ, "PYTHON": str(program), "STEPS": steps, "BUDGET": str(budget), "OUT": str(folder / "out"),
@@ -26,7 +26,7 @@ def run(folder, steps, python="exit 0", budget=60, part=1):
 
 
 def results(folder):
-    return {r["name"]: r for r in json.loads((folder / "out" / "steps.json").read_text())}
+    return {r["name"]: r for r in json.loads((folder / "out" / "steps.json").read_text("utf-8"))}
 
 
 def test_a_failing_step_does_not_stop_the_others(tmp_path):
@@ -34,8 +34,8 @@ def test_a_failing_step_does_not_stop_the_others(tmp_path):
     found = results(tmp_path)
     assert found["versions"]["verdict"] == "passed"
     assert found["verify"]["verdict"] == "FAILED (exit 1)"
-    assert "failed: verify" in (tmp_path / "out" / "summary.txt").read_text()
-    assert "asked for: -m fastcnn verify" in next((tmp_path / "out").glob("1-*-verify.txt")).read_text()
+    assert "failed: verify" in (tmp_path / "out" / "summary.txt").read_text("utf-8")
+    assert "asked for: -m fastcnn verify" in next((tmp_path / "out").glob("1-*-verify.txt")).read_text("utf-8")
     assert result.returncode == 1
 
 

@@ -37,7 +37,7 @@ def test_a_wrong_answer_fails(tmp_path, find, replace, failing):
     text = MICROTESTS.read_text("utf-8")
     assert text.count(find) == 1
     source = tmp_path / "microtests.cu"
-    source.write_text(text.replace(find, replace))
+    source.write_text(text.replace(find, replace), "utf-8")
     result = subprocess.run([program(tmp_path, source), failing], capture_output=True, text=True, timeout=120)
     assert result.stdout.splitlines()[-1].startswith(f"{failing} FAIL")
     assert result.returncode == 1

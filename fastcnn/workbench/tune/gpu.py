@@ -319,7 +319,7 @@ def tune(
             if found.entry is None:
                 continue
             tuned.write(path, origin, backend, found.key, found.entry)  # at once: a later layer may end the process
-            with path.with_suffix(".timings.jsonl").open("a") as timings:
+            with path.with_suffix(".timings.jsonl").open("a", encoding="utf-8") as timings:
                 row = {"backend": backend, "layer": found.key, "seconds": found.seconds, "pytorch": found.pytorch}
                 timings.write(json.dumps(row) + "\n")
             if found.entry.model_microseconds is not None:
