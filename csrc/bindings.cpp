@@ -48,12 +48,15 @@ void bind_problems(py::module_& m) {
       .value("float32", DType::float32)
       .value("float16", DType::float16)
       .value("bfloat16", DType::bfloat16);
-  py::enum_<Activation>(m, "Activation")
-      .value("none", Activation::none)
-      .value("relu", Activation::relu)
-      .value("sigmoid", Activation::sigmoid)
-      .value("tanh", Activation::tanh)
-      .value("scaled_tanh", Activation::scaled_tanh);
+  py::enum_<Activation> activation(m, "Activation");
+  py::enum_<Elementwise> elementwise(m, "Elementwise");
+#define FASTCNN_ROW(name, number, increasing, cpu, gpu) \
+  activation.value(#name, Activation::name);            \
+  elementwise.value(#name, Elementwise::name);
+  FASTCNN_ACTIVATIONS(FASTCNN_ROW)
+#undef FASTCNN_ROW
+  elementwise.value("add", Elementwise::add).value("scale_channels", Elementwise::scale_channels);
+  m.def("is_increasing", &is_increasing, py::arg("activation"), "Whether it keeps order.");
   py::enum_<PoolMode>(m, "PoolMode").value("max", PoolMode::max).value("average", PoolMode::average);
 
   py::class_<Conv2dProblem>(m, "Conv2dProblem")
@@ -173,17 +176,6 @@ void bind_problems(py::module_& m) {
       .def_readwrite("M", &RbfProblem::M)
       .def_readwrite("x_stride", &RbfProblem::x_stride)
       .def_readwrite("y_stride", &RbfProblem::y_stride);
-  py::enum_<Elementwise>(m, "Elementwise")
-      .value("relu", Elementwise::relu)
-      .value("relu6", Elementwise::relu6)
-      .value("sigmoid", Elementwise::sigmoid)
-      .value("tanh", Elementwise::tanh)
-      .value("scaled_tanh", Elementwise::scaled_tanh)
-      .value("silu", Elementwise::silu)
-      .value("hardsigmoid", Elementwise::hardsigmoid)
-      .value("hardswish", Elementwise::hardswish)
-      .value("add", Elementwise::add)
-      .value("scale_channels", Elementwise::scale_channels);
   py::class_<ElementwiseProblem>(m, "ElementwiseProblem")
       .def(py::init([] { return ElementwiseProblem{}; }))
       .def_readwrite("dtype", &ElementwiseProblem::dtype)

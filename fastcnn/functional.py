@@ -67,7 +67,7 @@ def conv2d(
         stride, dilation: an int or two ints.
         padding: an int, two ints, "valid" or "same" (stride 1 only).
         groups: divides C and K.
-        activation: None, "relu", "sigmoid", "tanh" or "scaled_tanh" (1.7159 * tanh(2/3 * a)).
+        activation: None, or a name in fastcnn.core.activations.TABLE: "relu", "silu", "gelu", "hardswish", ...
         residual: added before the activation; the shape of the output.
         out: written and returned; may be a channel slice of a larger channels_last tensor, which is how
             branches are concatenated without a copy. No gradient flows through it.
@@ -234,7 +234,7 @@ def subsample2d(
     Args:
         input: (N, C, H, W).
         coefficient, bias: (C,).
-        activation: None, "relu", "sigmoid", "tanh" or "scaled_tanh" (the paper's, 1.7159 * tanh(2/3 * a)).
+        activation: None, or a name that `conv2d` takes; "scaled_tanh" is the paper's.
 
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998, II.B.
     """
@@ -292,7 +292,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
         input: (..., in_features).
         weight: (out_features, in_features), or (in_features,) for one output without its dimension.
         bias: (out_features,), or any shape that broadcasts to the output.
-        activation: None, "relu", "sigmoid", "tanh" or "scaled_tanh".
+        activation: None, or a name that `conv2d` takes.
     """
     if has_torch_function((input, weight, bias)):
         return handle_torch_function(linear, (input, weight, bias), input, weight, bias, activation=activation)

@@ -97,7 +97,7 @@ X, W = torch.zeros(2, 4, 5, 5), torch.zeros(6, 4, 3, 3)
         (lambda f: f.conv2d(X[0, 0], W), "conv2d: input is 2-D with shape (5, 5); 3-D or 4-D is needed"),
         (lambda f: f.conv2d(X, W.double()), "conv2d: weight is torch.float64, input is torch.float32"),
         (lambda f: f.conv2d(X, W.to("meta")), "conv2d: weight is on meta, input is on cpu"),
-        (lambda f: f.conv2d(X, W, activation="gelu"), "conv2d: unknown activation 'gelu'; allowed: None, 'relu'"),
+        (lambda f: f.conv2d(X, W, activation="swish"), "conv2d: unknown activation 'swish'; allowed: None, 'relu'"),
         (lambda f: f.conv2d(X, W, residual=X), "conv2d: residual has shape (2, 4, 5, 5); the output has shape (2, 6, 3, 3)"),
         (lambda f: f.conv2d(X, W, out=X), "conv2d: out has shape (2, 4, 5, 5); the output has shape (2, 6, 3, 3)"),
         (lambda f: f.conv2d(X, W, dilation=3), "conv2d: the kernel spans 7 in height, the padded input only 5"),

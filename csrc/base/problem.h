@@ -12,12 +12,24 @@
 
 #include <cstdint>
 
+#include "base/activation_list.h"
+
 namespace fastcnn {
 
 enum class DType : int32_t { float32 = 0, float16 = 1, bfloat16 = 2 };
 
-// scaled_tanh is LeNet-5's squashing function, 1.7159 * tanh(2/3 * a).
-enum class Activation : int32_t { none = 0, relu = 1, sigmoid = 2, tanh = 3, scaled_tanh = 4 };
+#define FASTCNN_ROW(name, number, increasing, cpu, gpu) name = number,
+enum class Activation : int32_t { FASTCNN_ACTIVATIONS(FASTCNN_ROW) };
+#undef FASTCNN_ROW
+
+// Whether max(act(a), act(b)) = act(max(a, b)): where it is, a maximum over windows may be taken first.
+static constexpr bool is_increasing(Activation activation) {
+#define FASTCNN_ROW(name, number, increasing, cpu, gpu) \
+  if (activation == Activation::name) return increasing;
+  FASTCNN_ACTIVATIONS(FASTCNN_ROW)
+#undef FASTCNN_ROW
+  return false;
+}
 
 enum class PoolMode : int32_t { max = 0, average = 1 };
 
@@ -104,20 +116,11 @@ struct RbfProblem {
   int64_t x_stride, y_stride;
 };
 
-// One operand: relu .. hardswish, y[pixel, c] = f(a[pixel, c]). Two: add, y = a + b; scale_channels,
-// y[pixel, c] = a[pixel, c] * b[pixel / pixels_per_image, c] (squeeze and excitation).
-enum class Elementwise : int32_t {
-  relu = 0,
-  relu6 = 1,
-  sigmoid = 2,
-  tanh = 3,
-  scaled_tanh = 4,
-  silu = 5,
-  hardsigmoid = 6,
-  hardswish = 7,
-  add = 8,
-  scale_channels = 9
-};
+// An activation, y[pixel, c] = act(a[pixel, c]), under its number. Of two operands: add, y = a + b;
+// scale_channels, y[pixel, c] = a[pixel, c] * b[pixel / pixels_per_image, c] (squeeze and excitation).
+#define FASTCNN_ROW(name, number, increasing, cpu, gpu) name = number,
+enum class Elementwise : int32_t { FASTCNN_ACTIVATIONS(FASTCNN_ROW) add = 1000, scale_channels = 1001 };
+#undef FASTCNN_ROW
 
 struct ElementwiseProblem {
   DType dtype;

@@ -74,18 +74,17 @@ struct alignas(2 * sizeof(T)) Pair {
 __device__ __forceinline__ float max_with_nan(float a, float b) { return a > b || a != a ? a : b; }
 __device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
+__device__ __forceinline__ float relu6(float x) { return x < 0.0f ? 0.0f : x > 6.0f ? 6.0f : x; }
+// tanh(ln(1 + e)) = ((1 + e)^2 - 1) / ((1 + e)^2 + 1), for e up to 2^63.
+__device__ __forceinline__ float tanh_log1p(float e) { return e * (e + 2.0f) / (e * (e + 2.0f) + 2.0f); }
+
 __device__ __forceinline__ float activate(float x, Activation activation) {
   switch (activation) {
-    case Activation::none:
-      return x;
-    case Activation::relu:
-      return relu(x);
-    case Activation::sigmoid:
-      return 1.0f / (1.0f + expf(-x));
-    case Activation::tanh:
-      return tanhf(x);
-    case Activation::scaled_tanh:
-      return 1.7159f * tanhf(x * (2.0f / 3.0f));
+#define FASTCNN_ROW(name, number, increasing, cpu, gpu) \
+  case Activation::name:                                \
+    return gpu;
+    FASTCNN_ACTIVATIONS(FASTCNN_ROW)
+#undef FASTCNN_ROW
   }
   return x;
 }

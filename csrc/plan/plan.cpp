@@ -37,22 +37,11 @@ std::string dims(std::initializer_list<int64_t> sizes) {
 
 const char* name_of(Elementwise function) {
   switch (function) {
-    case Elementwise::relu:
-      return "relu";
-    case Elementwise::relu6:
-      return "relu6";
-    case Elementwise::sigmoid:
-      return "sigmoid";
-    case Elementwise::tanh:
-      return "tanh";
-    case Elementwise::scaled_tanh:
-      return "scaled_tanh";
-    case Elementwise::silu:
-      return "silu";
-    case Elementwise::hardsigmoid:
-      return "hardsigmoid";
-    case Elementwise::hardswish:
-      return "hardswish";
+#define FASTCNN_ROW(name, number, increasing, cpu, gpu) \
+  case Elementwise::name:                               \
+    return #name;
+    FASTCNN_ACTIVATIONS(FASTCNN_ROW)
+#undef FASTCNN_ROW
     case Elementwise::add:
       return "add";
     case Elementwise::scale_channels:

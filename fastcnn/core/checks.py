@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ACTIVATIONS = (None, "relu", "sigmoid", "tanh", "scaled_tanh")
+from fastcnn.core import activations
+
 MAX_INT = 2**31 - 1
 # Beyond this no machine can hold the output; below it an allocation may still fail, as in PyTorch.
 MAX_ELEMENTS = 2**42
@@ -86,9 +87,11 @@ def pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
 
 
 def activation(op: str, value: Any) -> str | None:
-    if value not in ACTIVATIONS:
-        allowed = ", ".join(repr(a) for a in ACTIVATIONS)
-        raise ValueError(f"{op}: unknown activation {value!r}; allowed: {allowed}")
+    if value is not None:
+        try:
+            activations.named(value)
+        except ValueError as error:
+            raise ValueError(f"{op}: {error}") from None
     return value
 
 

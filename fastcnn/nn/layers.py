@@ -162,7 +162,7 @@ class Subsample2d(nn.Module):
     Args:
         channels: C.
         kernel_size: an int.
-        activation: None, "relu", "sigmoid", "tanh" or "scaled_tanh" (the paper's).
+        activation: None, or a name that `Conv2d` takes; "scaled_tanh" is the paper's.
 
     The coefficients start at 1 / kernel_size^2, a plain average, and the biases at 0.
 

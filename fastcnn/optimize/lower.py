@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from fastcnn import ops
-from fastcnn.core import native
+from fastcnn.core import activations, native
 from fastcnn.core.operator import Operator
 from fastcnn.core.plan import PlanBuilder, View
 from fastcnn.ops.add_relu.contract import AddReluProblem
@@ -206,7 +206,8 @@ def _emit_conv2d(c: Context, node: Node) -> None:
         threads=c.threads,
     )
     name = _algorithm(problem) or ""
-    pool = _pool_of_blocks(c, node) if name.startswith("winograd") and residual is None else None
+    pools = name.startswith("winograd") and residual is None and activations.increasing(problem.activation)
+    pool = _pool_of_blocks(c, node) if pools else None
     if pool is not None:
         c.absorbed.add(pool)
         problem = problem._replace(y_stride=c.stride(pool))

@@ -11,26 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastcnn import functional, ops
 from fastcnn.core import activations
 
 Pair = tuple[int, int]
-
-# Activations that the kernels' epilogues compute; `activate` knows the others of ACTIVATIONS too.
-FUSED = (None, "relu", "sigmoid", "tanh", "scaled_tanh")
-ACTIVATIONS: dict[str, Any] = {
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "hardswish": F.hardswish,
-    "hardsigmoid": F.hardsigmoid,
-    "gelu": F.gelu,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-}
 
 
 def conv2d(
@@ -81,9 +67,7 @@ def affine(input: Tensor, scale: Tensor, shift: Tensor, *, activation: str | Non
 
 def activate(input: Tensor, *, activation: str | None) -> Tensor:
     """act(input)."""
-    if activation is None or activation == "scaled_tanh":
-        return activations.apply(activation, input)
-    return ACTIVATIONS[activation](input)
+    return activations.apply(activation, input)
 
 
 def add(input: Any, other: Any, *, activation: str | None = None) -> Any:

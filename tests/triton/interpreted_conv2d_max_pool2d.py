@@ -83,7 +83,7 @@ def test_small_tiles_of_a_sliced_input(case):
     run(torch.float16, SMALL, *CASES[case], x_slice=(2, 3))
 
 
-@pytest.mark.parametrize("activation", [None, "sigmoid", "tanh", "scaled_tanh"])
+@pytest.mark.parametrize("activation", [name for name in activations.NAMES if activations.increasing(name)])
 def test_activations(activation):
     run(torch.float32, SMALL, *CASES["ragged"], activation=activation, bias=activation is None)
 

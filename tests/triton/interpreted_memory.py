@@ -143,7 +143,7 @@ def test_adaptive_avg_pool2d(sizes, dtype, size):
     y.assert_neighbours_kept()
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "tanh", "scaled_tanh"])
+@pytest.mark.parametrize("activation", activations.NAMES)
 def test_subsample2d(sizes, dtype, activation):
     n, h, w, c, before, after = sizes
     x = Slice(n, h, w, c, dtype, before=before, after=after, seed=1)

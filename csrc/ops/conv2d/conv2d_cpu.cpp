@@ -222,6 +222,8 @@ Conv2d::Conv2d(const Conv2dProblem& problem, const std::string& name, bool max_p
   if (max_pool && (!algorithm.tile || problem.has_residual))
     throw std::invalid_argument(name + ": takes no max-pool behind " +
                                 (algorithm.tile ? "a residual" : "it, only Winograd algorithms do"));
+  if (max_pool && !is_increasing(problem.activation))
+    throw std::invalid_argument(name + ": takes no max-pool behind an activation that does not keep order");
   name_ = algorithm.name;
   kernel_ = &algorithm.kernels();
 }

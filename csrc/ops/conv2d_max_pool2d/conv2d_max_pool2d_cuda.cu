@@ -4,7 +4,7 @@
 //      N output channels, k = (tap, channel). No tile is unfolded: a warp reads its fragments from the patch;
 //   3. the sums and the bias go to shared memory, rounded to the element type;
 //   4. each thread takes the maximum of a window for 16 bytes of channels, applies the activation and stores.
-// Rounding and the activations keep order, so the result is that of a convolution and a pool one after the
+// Rounding and the activations it takes keep order, so the result is that of a convolution and a pool one after the
 // other, without the convolution's output, four times the pool's, going through memory. Where windows
 // overlap, the pixels on a tile's edge are computed for its neighbours too.
 //
@@ -253,6 +253,7 @@ std::string conv2d_max_pool2d_plan(const Conv2dProblem& conv, const Pool2dProble
   if (conv.C > 4) return "it takes up to 4 input channels, the input has " + std::to_string(conv.C);
   if (conv.groups != 1) return "it has no groups";
   if (conv.has_residual) return "it adds no residual";
+  if (!is_increasing(conv.activation)) return "the activation does not keep order";
   if (pool.mode != PoolMode::max) return "it takes maxima alone";
   for (int64_t extent :
        {conv.R * conv.dilation_h, conv.S * conv.dilation_w, conv.stride_h, conv.stride_w,

@@ -4,40 +4,11 @@
 #include "cpu/rows.h"
 
 namespace fastcnn::FASTCNN_ISA {
-namespace {
-
-// max(0, min(6, x)) that keeps NaN.
-FASTCNN_INLINE Vec relu6(Vec x) { return max(zero(), min(broadcast(6.0f), x)); }
-
-FASTCNN_INLINE Vec apply(Elementwise function, Vec x) {
-  switch (function) {
-    case Elementwise::relu:
-      return max(zero(), x);
-    case Elementwise::relu6:
-      return relu6(x);
-    case Elementwise::sigmoid:
-      return sigmoid(x);
-    case Elementwise::tanh:
-      return tanh(x);
-    case Elementwise::scaled_tanh:
-      return activate(Activation::scaled_tanh, x);
-    case Elementwise::silu:
-      return x / (1.0f + exp(-x));
-    case Elementwise::hardsigmoid:
-      return relu6(x + 3.0f) / 6.0f;
-    case Elementwise::hardswish:
-      return x * relu6(x + 3.0f) / 6.0f;
-    default:
-      return x;
-  }
-}
-
-}  // namespace
-
 void elementwise(const ElementwiseProblem& problem, const void* a, const void* b, void* y, int threads) {
   with_dtype(problem.dtype, [&](auto type) {
     using T = decltype(type);
     const int64_t C = problem.C;
+    const Activation activation = (Activation)problem.function;  // where it is neither of the two below
     const bool add = problem.function == Elementwise::add,
                scale = problem.function == Elementwise::scale_channels;
     const bool dense =
@@ -50,7 +21,7 @@ void elementwise(const ElementwiseProblem& problem, const void* a, const void* b
                    T* py = (T*)y + pixel * problem.y_stride + channel;
                    if (!add && !scale)
                      return write_run(py, length, streaming, [&](int64_t i, int count) {
-                       return apply(problem.function, load_lanes(pa + i, count));
+                       return activate(activation, load_lanes(pa + i, count));
                      });
                    const T* pb = (const T*)b +
                                  (scale ? pixel / problem.pixels_per_image : pixel) * problem.b_stride +

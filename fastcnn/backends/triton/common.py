@@ -8,7 +8,9 @@ run on a GPU, or run by Triton's interpreter (TRITON_INTERPRET=1, set before the
 from __future__ import annotations
 
 import dataclasses
+import linecache
 import math
+import textwrap
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +21,7 @@ import triton.language as tl
 from triton import jit
 
 from fastcnn.backends.triton.target import INTERPRETING, ceil_div
+from fastcnn.core import activations
 
 # Triton's names of the dtypes a kernel may point to.
 TRITON_TYPES = {
@@ -74,17 +77,26 @@ def tanh(a):
 
 
 @jit
-def activate(a, ACTIVATION: tl.constexpr):
-    """None | relu | sigmoid | tanh | scaled_tanh, on float32."""
-    if ACTIVATION == "relu":
-        a = relu(a)
-    elif ACTIVATION == "sigmoid":
-        a = 1.0 / (1.0 + tl.exp(-a))
-    elif ACTIVATION == "tanh":
-        a = tanh(a)
-    elif ACTIVATION == "scaled_tanh":
-        a = 1.7159 * tanh(a * (2.0 / 3.0))
-    return a
+def relu6(a):
+    """min(max(a, 0), 6), NaN kept."""
+    return tl.where(a < 0, 0.0, tl.where(a > 6, 6.0, a))
+
+
+def _activate_from_table() -> Any:
+    """activate(a, ACTIVATION: tl.constexpr): the activation of that name on a float32 block, a itself for None.
+
+    Triton compiles a function from its source, so the source is written here and left where `inspect` looks for it.
+    """
+    source = "def activate(a, ACTIVATION: tl.constexpr):\n"
+    for row in activations.TABLE.values():
+        source += f"    if ACTIVATION == {row.name!r}:\n" + textwrap.indent(row.triton, " " * 8) + "\n"
+    source += "    return a\n"
+    linecache.cache["<activations>"] = (len(source), None, source.splitlines(keepends=True), "<activations>")
+    exec(compile(source, "<activations>", "exec"), globals())
+    return jit(globals()["activate"])
+
+
+activate = _activate_from_table()
 
 
 @dataclasses.dataclass(frozen=True)

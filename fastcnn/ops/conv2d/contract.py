@@ -160,7 +160,12 @@ def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
 def backward(ctx: Any, grad: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, activation: Any) -> Any:
     input, weight, bias, residual, output = ctx.saved_tensors
     needs_input, needs_weight, needs_bias, needs_residual = ctx.needs_input_grad[:4]
-    grad = activations.gradient(activation, grad, output)
+
+    def before() -> Tensor:
+        options = list(stride), list(padding), list(dilation), groups, None
+        return torch.ops.fastcnn.conv2d(input, weight, bias, residual, *options)
+
+    grad = activations.gradient(activation, grad, output, before)
     top, bottom, left, right = padding if len(padding) == 4 else (padding[0], padding[0], padding[-1], padding[-1])
     symmetric = (top, left) == (bottom, right)
     padded = input if symmetric else F.pad(input, (left, right, top, bottom))

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from fastcnn.backends.triton import backend as triton_backend
-from fastcnn.core import layout
+from fastcnn.core import activations, layout
 from fastcnn.core.candidate import Runner
 from fastcnn.core.packing import packed
 from fastcnn.ops.fused import FusedProblem
@@ -21,6 +21,8 @@ def _supports(problem: FusedProblem) -> str | None:
         return f"it takes fewer than 16 input channels, the input has {conv.C}"
     if conv.groups != 1 or conv.has_residual:
         return "it has no groups and adds no residual"
+    if not activations.increasing(conv.activation):
+        return f"{conv.activation} does not keep order: the maximum cannot be taken first"
     config = config_of(problem, triton_backend.tf32_allowed("conv"))
     if min(config.windows(problem)) < 1:
         return f"a window covers more than {config.rows}x{config.columns} pixels of the convolution"

@@ -90,7 +90,7 @@ def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
 def backward(ctx: Any, grad: Tensor, activation: str | None) -> Any:
     input, weight, bias, output = ctx.saved_tensors
     needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-    grad = activations.gradient(activation, grad, output)
+    grad = activations.gradient(activation, grad, output, lambda: torch.ops.fastcnn.linear(input, weight, bias, None))
     matrix = weight if weight.dim() == 2 else weight[None]
     rows = grad if weight.dim() == 2 else grad[..., None]
     grad_input = grad_weight = None

@@ -80,13 +80,15 @@ def block_sum(input: Tensor, kernel_size: int) -> Tensor:
 
 
 def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
-    input, coefficient, _ = tensors
-    return input, coefficient, output
+    input, coefficient, bias = tensors
+    return input, coefficient, bias, output
 
 
 def backward(ctx: Any, grad: Tensor, kernel_size: int, activation: str | None) -> Any:
-    input, coefficient, output = ctx.saved_tensors
-    grad = activations.gradient(activation, grad, output)
+    input, coefficient, bias, output = ctx.saved_tensors
+    grad = activations.gradient(
+        activation, grad, output, lambda: torch.ops.fastcnn.subsample2d(input, coefficient, bias, kernel_size, None)
+    )
     window = ([kernel_size, kernel_size], [kernel_size, kernel_size], [0, 0], False, True, 1)
     return (
         torch.ops.aten.avg_pool2d_backward(grad * coefficient[:, None, None], input, *window),
