@@ -85,18 +85,18 @@ def test_operators_apply_it(row, backend):
 
 @each
 def test_operators_have_its_gradient(row):
-    x, w, b = (torch.randn(*s, dtype=torch.float64) for s in ((2, 3, 6, 5), (4, 3, 3, 3), (4,)))
-    r = torch.randn(2, 4, 4, 3, dtype=torch.float64)
+    x, w, b = (torch.randn(*s, dtype=torch.float64) for s in ((1, 2, 4, 5), (3, 2, 3, 2), (3,)))
+    r = torch.randn(1, 3, 2, 4, dtype=torch.float64)
     tensors = [t.requires_grad_() for t in (x, w, b, r)]
 
     def call(x, w, b, r):
         return functional.conv2d(x, w, b, activation=row.name, residual=r)
 
     torch.autograd.gradcheck(call, tensors)
-    m, v = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((4, 3), (4,)))
-    rows = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    m, v = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((3, 2), (3,)))
+    rows = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(lambda *t: functional.linear(*t, activation=row.name), (rows, m, v))
-    c, s = torch.randn(2, 3, dtype=torch.float64).unbind()
+    c, s = torch.randn(2, 2, dtype=torch.float64).unbind()
     c, s = c.requires_grad_(), s.requires_grad_()
     torch.autograd.gradcheck(lambda *t: functional.subsample2d(*t, 2, activation=row.name), (x, c, s))
 
