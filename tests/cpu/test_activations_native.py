@@ -62,8 +62,8 @@ def test_nan_infinity_and_zero(isa: str, name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_half_precision(isa: str, name: str, dtype: torch.dtype) -> None:
-    """Computed in float32 and rounded once. (1e-14: where x is below -7, float64 GELU cancels.)"""
+    """Computed in float32 and rounded once. (1e-10: GELU where x is below -6.)"""
     x = torch.linspace(-8, 8, 999)[:, None].to(dtype)
     exact = TABLE[name].apply(x.double())
     error = (run(name, x).double() - exact).abs()
-    assert (error <= exact.abs() * torch.finfo(dtype).eps * 0.51 + max(torch.finfo(dtype).tiny, 1e-14)).all()
+    assert (error <= exact.abs() * torch.finfo(dtype).eps * 0.51 + max(torch.finfo(dtype).tiny, 1e-10)).all()
