@@ -7,38 +7,28 @@ from torch import nn
 
 import fastcnn
 import fastcnn.functional as F
+from fastcnn.core.operator import OPERATORS
 
-SAMPLES = {
-    "conv2d": lambda g: (
-        r(2, 4, 7, 9, g=g), r(6, 2, 3, 3, g=g), r(6, g=g), r(2, 6, 4, 5, g=g),
-        [2, 2], [1, 1, 1, 1], [1, 1], 2, "relu",
-    ),
-    "linear": lambda g: (r(3, 8, g=g), r(5, 8, g=g), r(5, g=g), "tanh"),
-    "max_pool2d": lambda g: (r(2, 4, 7, 9, g=g), [3, 3], [2, 2], [1, 1], [1, 1], True),
-    "avg_pool2d": lambda g: (r(2, 4, 7, 9, g=g), [3, 3], [2, 2], [1, 1], False, False, None),
-    "adaptive_avg_pool2d": lambda g: (r(2, 4, 7, 9, g=g), [3, 2]),
-    "local_response_norm": lambda g: (r(2, 7, 3, 4, g=g), 5, 1e-2, 0.75, 2.0),
-    "subsample2d": lambda g: (r(2, 4, 6, 7, g=g), r(4, g=g), r(4, g=g), 2, "sigmoid"),
-    "concat": lambda g: ([r(2, 3, 4, 5, g=g), r(2, 2, 4, 5, g=g)],),
-    "add_relu": lambda g: (r(2, 3, 4, 5, g=g), r(2, 3, 4, 5, g=g)),
-    "rbf": lambda g: (r(3, 8, g=g), r(5, 8, g=g)),
-}  # fmt: skip
-
-
-def r(*shape, g):
-    return torch.randn(shape, requires_grad=g)
+# Each operator's own problems, as far as they are small.
+SAMPLES = [
+    pytest.param(operator, case, id=f"{name}-{i}")
+    for name, operator in OPERATORS.items()
+    for i, case in enumerate(operator.cases)
+    if sum(torch.Size(shape).numel() for shape in case.shapes if shape is not None) < 4000
+]
 
 
 def test_every_operator_has_a_sample():
-    from fastcnn.core.operator import OPERATORS
-
-    assert set(SAMPLES) == set(OPERATORS)
+    assert {sample.values[0].name for sample in SAMPLES} == set(OPERATORS)
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-@pytest.mark.parametrize("name", SAMPLES)
-def test_opcheck(name, gradients):
-    torch.library.opcheck(getattr(torch.ops.fastcnn, name).default, SAMPLES[name](gradients))
+@pytest.mark.parametrize(("operator", "case"), SAMPLES)
+def test_opcheck(operator, case, gradients):
+    tensors = [None if shape is None else torch.randn(shape, requires_grad=gradients) for shape in case.shapes]
+    params = operator.normalise(tensors, case.params)
+    takes_list = "Tensor[]" in str(operator._torch_op._schema)
+    torch.library.opcheck(operator._torch_op, ([tensors] if takes_list else tensors) + list(params))
 
 
 class Net(nn.Module):

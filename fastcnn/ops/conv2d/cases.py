@@ -20,6 +20,7 @@ def conv(
 # Odd sizes, ragged channels, strides, slices, one image and none. Each plan runs every case that it can take.
 CASES = (
     conv(2, 5, 13, 7, 3, activation="relu"),
+    conv(2, 4, 9, 6, 3, stride=2, groups=2, residual=True, activation="relu"),
     conv(1, 3, 37, 64, 7, stride=2, activation="relu"),
     conv(2, 48, 9, 80, 3, groups=2),
     conv(2, 24, 9, 24, 3, stride=2, groups=24, bias=False),
