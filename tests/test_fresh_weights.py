@@ -410,9 +410,30 @@ def test_fingerprints_name_what_changed():
         fingerprints.take([tensors[0]])
 
 
+def test_a_module_is_what_it_was():
+    """Its dictionaries and lists, seen by the objects in them."""
+    layer = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    layer.sizes = [3, 3]
+    watched = [vars(layer), layer._modules, layer._forward_hooks, layer.sizes, vars(layer[0])]
+    prints = fingerprints.Fingerprints(watched)
+    assert prints.changed() == []
+    layer.scale = object()
+    handle = layer.register_forward_hook(lambda *_: None)
+    layer.sizes[1] = 4
+    assert prints.changed() == [0, 2, 3]
+    del layer.scale
+    handle.remove()
+    layer.sizes[1] = 3
+    assert prints.changed() == []
+    layer[1] = nn.Tanh()
+    layer[0].training = False
+    assert prints.changed() == [1, 4]
+
+
 def test_without_dlpacks_table_the_same_changes_are_seen(monkeypatch):
     monkeypatch.setattr(fingerprints, "take", fingerprints._fingerprints_in_python)
     test_every_element_of_a_small_tensor_is_seen((17, 3))
+    test_a_module_is_what_it_was()
     for change in (data_copy, other_storage, swap_tensors, one_element_by_data, load_assigned):
         inference = Inference("layers")
         change(inference.model)

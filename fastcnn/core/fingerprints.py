@@ -39,7 +39,13 @@ def _fingerprints_in_python(items: tuple[Any, ...]) -> bytes:
     return b"".join(_fingerprint_in_python(item) for item in items)
 
 
+def _objects(container: dict[Any, Any] | list[Any]) -> list[Any]:
+    return [*container, *container.values()] if isinstance(container, dict) else list(container)
+
+
 def _fingerprint_in_python(item: Any) -> bytes:
+    if isinstance(item, dict | list):
+        return (hash(tuple(map(id, _objects(item)))) % 2**64).to_bytes(8, "little")
     value = item[0].get(item[1]) if isinstance(item, tuple) else item
     if not isinstance(value, Tensor):
         return id(value).to_bytes(8, "little")
@@ -59,12 +65,21 @@ take: Callable[[tuple[Any, ...]], bytes] = (
 )
 
 
+def _objects_of(item: Any) -> Any:
+    """What an item stands for now."""
+    if isinstance(item, dict | list):
+        return _objects(item)
+    return item[0].get(item[1]) if isinstance(item, tuple) else item
+
+
 class Fingerprints:
     """What some tensors were when it was made; `changed()` tells which are no longer so, in one native call.
 
     items: tensors, and pairs (dict, key) for whatever the dict holds under the key, such as
         (module._parameters, "weight"): there a new tensor in the place of the old one is a change too. What is no
-        tensor, a module for example, is compared by identity.
+        tensor, a module for example, is compared by identity. A dict or a list (`vars(module)`) stands for the objects
+        in it, compared by identity: the cheapest way to see that a module's attributes, hooks and submodules are what
+        they were.
 
     >>> weight = torch.zeros(3)
     >>> prints = Fingerprints([weight])
@@ -81,7 +96,7 @@ class Fingerprints:
     def take(self) -> None:
         """From here on, unchanged means as it is now."""
         # Held, so that no address of theirs is used again while they are compared with.
-        self._held = [item[0].get(item[1]) if isinstance(item, tuple) else item for item in self._items]
+        self._held = [_objects_of(item) for item in self._items]
         self._steps = optimizer_steps[0]
         self._known = take(self._items)
         self._on_cpu = all(t.is_cpu for t in self._held if isinstance(t, Tensor))
