@@ -7,6 +7,7 @@
 #   make bench   the quick benchmark suite
 #   make gpu     on a machine with a GPU: build, verify, measure, sanitize; PART=1 fits 400 s, PART=2 300 s,
 #                REHEARSE=1 runs every step's counterpart on the emulator
+#   make docs    the documentation's site, into site/; needs no torch
 #   make dist    the source distribution and this machine's wheel, into dist/
 #   make wheels  the wheels of every Python, by cibuildwheel (needs Docker on Linux), into dist/
 #
@@ -27,7 +28,7 @@ INSTALL := $(PIP) --no-build-isolation --editable
 INSTALL_TORCH := $(PIP) '$(TORCH)' $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)')
 CXX_FILES := $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.cc' 2>/dev/null)
 
-.PHONY: demo test slow lint format bench gpu dist check-tag wheels clean
+.PHONY: demo test slow lint format bench gpu dist check-tag wheels docs clean
 
 demo: $(VENV)/tools
 	$(if $(shell nvidia-smi -L 2>/dev/null),,FASTCNN_CUDA=0) $(INSTALL) '.[demo]'
@@ -69,8 +70,16 @@ wheels: $(VENV)/tools
 	$(PIP) -r requirements/wheels.txt
 	$(BIN)/cibuildwheel --output-dir dist
 
+docs: $(VENV)-docs/tools
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet
+
+$(VENV)-docs/tools: requirements/docs.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build demo dist fastcnn/*.so *.egg-info
+	rm -rf $(VENV) $(VENV)-docs build demo dist site fastcnn/*.so *.egg-info
 
 $(VENV)/tools:
 	@$(PYTHON) -c 'import ensurepip, sys; assert sys.version_info >= (3, 10)' 2>/dev/null || \

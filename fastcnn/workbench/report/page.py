@@ -51,6 +51,14 @@ th, td { padding: .32rem .6rem; text-align: right; border-bottom: 1px solid var(
 th:first-child, td:first-child { text-align: left; } th { cursor: pointer; position: sticky; top: 0; background: #fff; }
 td.own { font-weight: 600; } td.win { color: #2d7a3a; } td.loss { color: var(--own); }
 details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; }
+/* A plot squeezed to a phone's width cannot be read: it keeps its size and scrolls, as the tables do. */
+@media (max-width: 48rem) {
+  body { padding: 1.2rem 1rem; } h1 { font-size: 1.5rem; }
+  .cards { gap: .6rem; } .card { flex: 1 1 8.5rem; padding: .6rem .8rem; }
+  figure { overflow-x: auto; } figure img { max-width: none; width: 50rem; } figcaption { position: sticky; left: 0; }
+  td:first-child, th:first-child { position: sticky; left: 0; background: #fff; }
+  td:first-child { white-space: normal; min-width: 8.5rem; }
+}
 """
 
 SCRIPT = """
