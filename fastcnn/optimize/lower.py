@@ -5,12 +5,11 @@ Each says for given shapes why the native CPU kernels cannot take a node (None i
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from fastcnn import ops
 from fastcnn.core import activations, native
@@ -26,41 +25,10 @@ from fastcnn.ops.lrn.cpu import native_problem as native_lrn
 from fastcnn.ops.pool.cpu import native_adaptive_avg_pool2d, native_pool2d
 from fastcnn.ops.subsample2d.cpu import native_problem as native_subsample2d
 from fastcnn.optimize import vocabulary as v
-from fastcnn.optimize.network import Node
+from fastcnn.optimize.constants import Constants, Entry
+from fastcnn.optimize.network import Node, is_constant
 
 CPU = torch.device("cpu")
-
-
-class PackedWeights:
-    """Constants in the form that kernels read, made once a packed format and shared by all programs.
-
-    prepack: whether convolutions' weights are packed ahead; if not, each call packs them.
-    """
-
-    def __init__(self, prepack: bool) -> None:
-        self.prepack = prepack
-        self._packed: dict[Hashable, Tensor] = {}
-
-    def packed(self, name: str, weight: Tensor, kernel: Any, format: Hashable) -> Tensor:
-        key = (name, format)
-        if key not in self._packed:
-            source, form = source_of(weight)
-            target = torch.empty(kernel.packed_bytes, dtype=torch.uint8)
-            kernel.pack(source.data_ptr(), target.data_ptr(), form, torch.get_num_threads())
-            self._packed[key] = target
-        return self._packed[key]
-
-    def float32(self, name: str, tensor: Tensor) -> Tensor:
-        key = (name, "float32")
-        if key not in self._packed:
-            self._packed[key] = tensor.detach().to(torch.float32).contiguous()
-        return self._packed[key]
-
-    def unpacked(self, name: str, weight: Tensor) -> tuple[Tensor, Any]:
-        """A convolution's weight as a call that packs it reads it, and its form."""
-        source, form = source_of(self._packed.get((name, "unpacked"), weight))
-        self._packed[name, "unpacked"] = source
-        return source, form
 
 
 class Context(NamedTuple):
@@ -68,8 +36,9 @@ class Context(NamedTuple):
 
     builder: PlanBuilder
     meta: dict[Node, Any]
-    tensors: dict[str, Tensor]
-    weights: PackedWeights
+    constants: Constants
+    entry: Callable[[Node], Entry]
+    prepack: bool
     views: dict[Node, View]
     threads: int
     absorbed: set[Node]  # nodes that the kernel of an earlier one computes
@@ -84,19 +53,36 @@ class Context(NamedTuple):
         """The address of a bias or another constant, contiguous and in float32."""
         if node is None:
             return 0
-        name = str(node.target)
-        return self.builder.constant(self.weights.float32(name, self.tensors[name]))
+        return self.builder.constant(self.constants.form(self.entry(node), "float32", _float32))
 
     def packed(self, node: Node, kernel: Any, *format: Hashable) -> int:
         """The address of a weight as the kernel reads it."""
-        name = str(node.target)
-        return self.builder.constant(self.weights.packed(name, self.tensors[name], kernel, format))
+
+        def fill(weight: Tensor, memory: Tensor) -> None:
+            source, form = source_of(weight)
+            kernel.pack(source.data_ptr(), memory.data_ptr(), form, torch.get_num_threads())
+
+        def memory() -> Tensor:
+            return torch.empty(kernel.packed_bytes, dtype=torch.uint8)
+
+        return self.builder.constant(self.constants.filled(self.entry(node), format, memory, fill))
 
     def unpacked(self, node: Node) -> tuple[int, Any]:
         """The address of a weight that is not packed, and its form."""
-        name = str(node.target)
-        source, form = self.weights.unpacked(name, self.tensors[name])
-        return self.builder.constant(source), form
+        source = self.constants.form(self.entry(node), "unpacked", lambda weight: source_of(weight)[0])
+        return self.builder.constant(source), source_of(source)[1]
+
+    def rows(self, node: Node) -> Tensor:
+        """A matrix whose rows a kernel can read."""
+        return self.constants.form(self.entry(node), "rows", _rows_of)
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32).contiguous()
+
+
+def _rows_of(matrix: Tensor) -> Tensor:
+    return matrix.contiguous() if row_stride(matrix) is None else matrix
 
 
 class Lowering(NamedTuple):
@@ -107,54 +93,45 @@ class Lowering(NamedTuple):
 # ---- which nodes -------------------------------------------------------------------------------------------
 
 
+# The arguments that are weights, by their places: constants in a kernel's own form, not values of the plan.
+WEIGHTS: dict[Any, tuple[int, ...]] = {
+    v.conv2d: (1, 2), v.linear: (1, 2), v.affine: (1, 2), v.subsample2d: (1, 2), v.rbf: (1,)
+}  # fmt: skip
+
+
+def operands(node: Node) -> list[Node]:
+    """The values that a node reads, its weights left out."""
+    weights = {id(node.args[i]) for i in WEIGHTS.get(node.target, ()) if i < len(node.args)}
+    return [a for a in node.all_input_nodes if id(a) not in weights]
+
+
 def reason_against(node: Node, meta: dict[Node, Any]) -> str | None:
     """Why a node cannot be part of a plan; None if it can."""
     if is_view(node, meta):
         return None
-    if node.op != "call_function":
-        return "PyTorch runs it: no operator of fastcnn"
     lowering = LOWERINGS.get(node.target)
     if lowering is None:
-        return "PyTorch runs it: no operator of fastcnn"
+        return "no operator of fastcnn"
     y = meta[node]
     if not isinstance(y, Tensor) or y.dtype not in native.DTYPES:
         return f"{getattr(y, 'dtype', type(y))} has no native kernel"
-    for argument in node.all_input_nodes:
-        if isinstance(meta[argument], Tensor) and meta[argument].dtype != y.dtype:
-            return "the inputs' dtypes differ"
+    if any(meta[a].dtype != y.dtype for a in operands(node)):
+        return "the inputs' dtypes differ"
+    if not all(node.args[i] is None or is_constant(node.args[i]) for i in WEIGHTS.get(node.target, ())):
+        return "the weight is computed"
     return lowering.reason(node, meta)
 
 
 def is_view(node: Node, meta: dict[Node, Any]) -> bool:
-    """Whether a node shows its input's memory: a flattened image of one pixel, or a slice of channels."""
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+    """Whether a node shows its input's memory: an image of one pixel as a row, a row as such, a slice of channels."""
+    if node.target not in (v.flatten, v.image, v.channels, v.adaptive_avg_pool2d):
         return False
-    x = meta.get(node.args[0])
-    if not isinstance(x, Tensor) or x.dtype not in native.DTYPES:
+    x = meta[node.args[0]]
+    if x.dtype not in native.DTYPES or is_constant(node.args[0]):
         return False
     if node.target is v.flatten:
-        return x.dim() == 2 or (x.dim() == 4 and tuple(x.shape[2:]) == (1, 1))
-    if node.target is v.adaptive_avg_pool2d:
-        return x.dim() == 4 and meta[node].shape == x.shape
-    return channel_slice(node, meta) is not None
-
-
-def channel_slice(node: Node, meta: dict[Node, Any]) -> int | None:
-    """The first channel of image[:, a:b] or of a part of a split image; None for anything else."""
-    if node.target is v.part and meta[node.args[0]].dim() == 4:
-        parts = getattr(meta[node.args[0]], node.kwargs["method"])(node.kwargs["size"], 1)
-        return sum(part.shape[1] for part in parts[: node.kwargs["index"] % len(parts)])
-    if node.target is not operator.getitem or meta[node.args[0]].dim() != 4 or not isinstance(node.args[1], tuple):
-        return None
-    rows, *channels = node.args[1]
-    if rows != slice(None) or not channels or not isinstance(channels[0], slice):
-        return None
-    if any(rest != slice(None) for rest in channels[1:]) or channels[0].step not in (None, 1):
-        return None
-    start, stop = channels[0].start or 0, channels[0].stop
-    if not isinstance(start, int) or not isinstance(stop, int | None):
-        return None
-    return start % (meta[node.args[0]].shape[1] + 1) if start >= 0 else meta[node.args[0]].shape[1] + start
+        return tuple(x.shape[2:]) == (1, 1)
+    return node.target is not v.adaptive_avg_pool2d or meta[node].shape == x.shape
 
 
 def _image(node: Node, meta: dict[Node, Any]) -> str | None:
@@ -178,14 +155,9 @@ def _conv2d_problem(node: Node, meta: dict[Node, Any]) -> Any:
 
 def _conv2d_reason(node: Node, meta: dict[Node, Any]) -> str | None:
     x, residual = meta[node.args[0]], None if node.args[3] is None else meta[node.args[3]]
-    if node.args[1].op != "get_attr" or (node.args[2] is not None and node.args[2].op != "get_attr"):
-        return "the weight is computed"
     if x.dim() != 4:
         return "the input is not (N, C, H, W)"
-    k = node.kwargs
-    if residual is not None and not v.residual_fits(
-        residual, x, meta[node.args[1]], k["stride"], k["padding"], k["dilation"]
-    ):
+    if residual is not None and residual.shape != meta[node].shape:
         return "the addition broadcasts"
     return None if _algorithm(_conv2d_problem(node, meta)) else "no native kernel takes it"
 
@@ -214,7 +186,7 @@ def _emit_conv2d(c: Context, node: Node) -> None:
     kernel = native.library().cpu.Conv2d(native_conv2d(problem), name, max_pool=pool is not None)
     y = node if pool is None else pool
     label = name if pool is None else f"{name} + max_pool2d"
-    if c.weights.prepack:
+    if c.prepack:
         # What a packed form depends on beside the weight: see fastcnn/ops/conv2d/cpu.py.
         address = c.packed(weight, kernel, name, native.library().cpu.isa(), problem.groups)
         form = native.library().cpu.WeightForm.packed
@@ -237,8 +209,6 @@ def _pool_of_blocks(c: Context, conv: Node) -> Node | None:
 def _linear_reason(node: Node, meta: dict[Node, Any]) -> str | None:
     x, weight = meta[node.args[0]], meta[node.args[1]]
     bias = None if node.args[2] is None else meta[node.args[2]]
-    if node.args[1].op != "get_attr" or (node.args[2] is not None and node.args[2].op != "get_attr"):
-        return "the weight is computed"
     if x.dim() != 2 or weight.dim() != 2 or (bias is not None and tuple(bias.shape) != (weight.shape[0],)):
         return "the input is not (N, features)"
     return None
@@ -249,9 +219,7 @@ def _emit_linear(c: Context, node: Node) -> None:
     tensors = [None if a is None else c.meta[a] for a in node.args]
     problem = ops.linear.infer((*tensors, None), (node.kwargs["activation"],))
     struct = native_linear(problem)
-    rows = c.tensors[str(weight.target)].detach()
-    if row_stride(rows) is None:
-        rows = rows.contiguous()
+    rows = c.rows(weight)
     struct.x_stride, struct.weight_stride, struct.y_stride = c.stride(x), rows.stride(0), c.stride(node)
     c.builder.call("linear", struct, c.place(x), c.builder.constant(rows), c.constant(bias), c.place(node))
 
@@ -295,19 +263,15 @@ def _keywords(*names: str) -> Callable[[Node], tuple[Any, ...]]:
 def _affine(kernel_size: Callable[[Node], int]) -> Lowering:
     """act(scale * sum over blocks + shift): subsample2d, and with blocks of one pixel a batch normalisation."""
 
-    def reason(node: Node, meta: dict[Node, Any]) -> str | None:
-        if any(a.op != "get_attr" for a in node.args[1:]):
-            return "the coefficients are computed"
-        return _image(node, meta)
-
     def emit(c: Context, node: Node) -> None:
         x, scale, shift = node.args
-        tensors = (c.meta[x], c.meta[scale], c.meta[shift], None)
+        dtype = c.meta[x].dtype
+        tensors = (c.meta[x], c.meta[scale].to(dtype), c.meta[shift].to(dtype), None)
         problem = ops.subsample2d.infer(tensors, (kernel_size(node), node.kwargs["activation"]))
         problem = native_subsample2d(problem._replace(device=CPU, x_stride=c.stride(x), y_stride=c.stride(node)))
         c.builder.call("subsample2d", problem, c.place(x), c.constant(scale), c.constant(shift), c.place(node))
 
-    return Lowering(reason, emit)
+    return Lowering(_image, emit)
 
 
 # ---- the rest ------------------------------------------------------------------------------------------------
@@ -354,24 +318,9 @@ def _emit_add(c: Context, node: Node) -> None:
     c.builder.call("add_relu", problem, c.place(a), c.place(b), c.place(node))
 
 
-def _image_and_gate(node: Node, meta: dict[Node, Any]) -> tuple[Node, Node] | None:
-    """The two factors, if one is an image and the other a number for each of its channels."""
-    for image, gate in (node.args, node.args[::-1]):
-        x, g = meta[image], meta[gate]
-        images = isinstance(x, Tensor) and isinstance(g, Tensor) and x.dim() == g.dim() == 4
-        if images and g.shape == (*x.shape[:2], 1, 1):
-            return image, gate
-    return None
-
-
-def _multiply_reason(node: Node, meta: dict[Node, Any]) -> str | None:
-    return "neither factor is a number a channel" if _image_and_gate(node, meta) is None else None
-
-
 def _emit_multiply(c: Context, node: Node) -> None:
-    factors = _image_and_gate(node, c.meta)
-    assert factors is not None
-    _elementwise(c, "scale_channels", *factors, node)
+    image, gate = node.args
+    _elementwise(c, "scale_channels", image, gate, node)
 
 
 def _concat_reason(node: Node, meta: dict[Node, Any]) -> str | None:
@@ -419,10 +368,6 @@ def _emit_concat(c: Context, node: Node) -> None:
         start += c.meta[tensor].shape[1]
 
 
-def _rbf_reason(node: Node, meta: dict[Node, Any]) -> str | None:
-    return "the centers are computed" if node.args[1].op != "get_attr" else _rows(node, meta)
-
-
 def _emit_rbf(c: Context, node: Node) -> None:
     x, centers = node.args
     problem = ops.rbf.infer((c.meta[x], c.meta[centers], None), ())
@@ -457,10 +402,10 @@ LOWERINGS: dict[Any, Lowering] = {
     v.lrn_max_pool2d: Lowering(_image, _emit_lrn_max_pool2d),
     v.activate: Lowering(_activate_reason, _emit_activate),
     v.add: Lowering(_add_reason, _emit_add),
-    v.multiply: Lowering(_multiply_reason, _emit_multiply),
+    v.multiply: Lowering(_image, _emit_multiply),
     v.concat: Lowering(_concat_reason, _emit_concat),
     v.flatten: Lowering(_image, _emit_flatten),
-    v.rbf: Lowering(_rbf_reason, _emit_rbf),
+    v.rbf: Lowering(_rows, _emit_rbf),
 }  # fmt: skip
 
 

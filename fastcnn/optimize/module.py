@@ -1,23 +1,37 @@
-"""The modules that `optimize` returns."""
+"""The module that `optimize` returns: the given model, seen through a class whose forward runs plans.
+
+The two objects share one `__dict__`: attributes, parameters, submodules, hooks and flags are the given model's own.
+Plans are kept beside it, in a slot.
+"""
 
 from __future__ import annotations
 
+import copy
+import functools
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from fastcnn.core import recall
 from fastcnn.core.backend import current_backend
-from fastcnn.core.fingerprints import Fingerprints, slots
+from fastcnn.core.fingerprints import Fingerprints
 from fastcnn.core.plan import Arenas
-from fastcnn.optimize import cuda_graphs, lower
-from fastcnn.optimize.fuse_conv_pool import fuse_conv_pool
-from fastcnn.optimize.network import Network, decode, encode
-from fastcnn.optimize.program import Program, Unknown
-from fastcnn.optimize.report import Report, Row
+from fastcnn.optimize import cuda_graphs, state, structure
+from fastcnn.optimize.adapter import adapt
+from fastcnn.optimize.agreement import difference
+from fastcnn.optimize.capture import record
+from fastcnn.optimize.constants import Constants, Moved
+from fastcnn.optimize.passes import PASSES, fuse_conv_pool
+from fastcnn.optimize.program import Program
+from fastcnn.optimize.report import Report
+from fastcnn.optimize.structure import Builder
 
 
 class Options(NamedTuple):
@@ -25,275 +39,404 @@ class Options(NamedTuple):
 
     cuda_graphs: bool = True
     prepack: bool = True
+    check: bool = True
 
 
-class _Inference(nn.Module):
-    """What both forms share: eval mode only, and following the given model's weights."""
+class Optimized:
+    """What `isinstance` knows an optimized module by. Its class is also that of the given model."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.training = False
-        self._lock = threading.RLock()
-        self._given: tuple[nn.Module, Callable[[], nn.Module]] | None = None
-        self._prints = Fingerprints(())
+    __slots__ = ()
 
-    def follow(self, given: nn.Module, again: Callable[[], nn.Module]) -> None:
-        """From here on a change of the given model makes the next call take what `again()` makes of it."""
-        self._given = given, again  # in a tuple, so that it is no part of this module
-        self._prints = Fingerprints((*slots(self), *slots(given)))
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        plans = self._fastcnn  # type: ignore[attr-defined]
+        return _rebuild, (plans.given, plans.options, plans.as_eval)
 
-    def _unfollow(self) -> None:
-        """This module's tensors are its own now."""
-        self._given = None
-        self._prints = Fingerprints(slots(self))
-
-    def _renew(self) -> None:
-        """What was made from weights that have changed is made anew: from the given model, or from those kept here."""
-        with self._lock:
-            changed, own = self._prints.changed(), sum(1 for _ in slots(self))
-            if self._given is not None and any(i >= own for i in changed):
-                self.__fastcnn_refresh__()
-            elif changed:
-                self._forget()
-                self._prints.take()
-
-    def _adopt(self, other: Any) -> None:
-        raise NotImplementedError
-
-    def _forget(self) -> None:
-        """Drops everything made from the weights."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        plans = self._fastcnn  # type: ignore[attr-defined]
+        return _rebuild(copy.deepcopy(plans.given, memo), plans.options, plans.as_eval)
 
     def __fastcnn_refresh__(self) -> None:
-        with self._lock:
-            if self._given is None:
-                self._forget()
-                self._prints.take()
-                return
-            given, again = self._given
-            fresh = again()
-            if type(fresh) is not type(self):
-                raise RuntimeError("the given model has changed into one of another form; optimize it again")
-            self._adopt(fresh)
-            self.follow(given, again)
+        self._fastcnn.refresh()  # type: ignore[attr-defined]
 
-    def train(self, mode: bool = True) -> Any:
-        if mode:
-            raise RuntimeError("an optimized network is for inference; train the given model and optimize it again")
-        return self
+    def __fastcnn_explain__(self, *args: Any, **kwargs: Any) -> Report:
+        return self._fastcnn.explain(args, kwargs)  # type: ignore[attr-defined]
 
 
-class Optimized(_Inference):
-    """A captured and rewritten network. Programs, one a set of input shapes, are made when first needed.
+def optimized(model: nn.Module, options: Options, as_eval: bool) -> nn.Module:
+    given: Any = type(model)
+    made = object.__new__(_class_for(given))
+    object.__setattr__(made, "__dict__", vars(model))
+    object.__setattr__(made, "_fastcnn", Plans(model, options, as_eval))
+    return made
 
-    Its state_dict holds the weights as the passes left them, for other modules optimized from the same model.
-    """
 
-    # A program holds a few hundred small structs; the packed weights are shared by all.
+_rebuild = optimized
+
+
+@functools.cache
+def _class_for(given: Any) -> Any:
+    """A class like the given one, whose forward runs plans where it may."""
+    own = given.forward
+
+    @functools.wraps(own)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        plans = None if torch.compiler.is_compiling() else getattr(self, "_fastcnn", None)
+        return own(self, *args, **kwargs) if plans is None else plans(args, kwargs)
+
+    def get_training(self: Any) -> bool:
+        return vars(self)["training"] and not self._fastcnn.as_eval
+
+    def set_training(self: Any, mode: bool) -> None:
+        self._fastcnn.as_eval = self._fastcnn.as_eval and not mode
+        vars(self)["training"] = mode
+
+    namespace = {
+        "__slots__": ("_fastcnn",),
+        "__doc__": given.__doc__,
+        "__module__": given.__module__,
+        "forward": forward,
+        "training": property(get_training, set_training),
+    }
+    return type(given)(f"Optimized{given.__name__}", (Optimized, given), namespace)
+
+
+@dataclass
+class Captured:
+    """What runs calls of one signature: a program, or the given model for a reason."""
+
+    program: Program | None
+    build: Builder | None
+    reason: str = ""
+    checks: int = 0  # calls that are still to be compared with the given model
+
+
+class Plans:
+    """The plans of one model, by signature, and what they were made for."""
+
     MAX_PROGRAMS = 64
+    ATTEMPTS = 3  # a model may make caches, or its parameters, in its first calls
 
-    def __init__(self, network: Network, options: Options, alone: bool) -> None:
-        super().__init__()
-        network.graph.lint()
-        self.options = options
-        # Whether it is no part of a network whose other parts PyTorch runs: see OwnThreads in csrc/cpu/thread_pool.h.
-        self.alone = alone
-        self.network = fx.GraphModule(network.attributes, network.graph)
-        self.fused = _labels(network)
-        self._inputs = [node for node in network.graph.nodes if node.op == "placeholder"]
-        self.register_load_state_dict_post_hook(lambda module, _: module._forget_and_unfollow())
-        self._forget_and_unfollow()
+    def __init__(self, given: nn.Module, options: Options, as_eval: bool) -> None:
+        self.given, self.options, self.as_eval = given, options, as_eval
+        self._lock = threading.RLock()
+        self._failures: dict[Hashable, int] = {}
+        self._warned = False
+        self._state: state.Snapshot | None = None  # that plans are made for
+        self._seen: state.Snapshot | None = None  # another, seen at the last call
+        self._forget()
 
     def _forget(self) -> None:
-        self._programs: OrderedDict[Any, Program | None] = OrderedDict()
-        self._packed, self._arenas = lower.PackedWeights(self.options.prepack), Arenas()
-        self._graphs = cuda_graphs.CudaGraphs()
+        self._captured: OrderedDict[Hashable, Captured] = OrderedDict()
+        self._constants, self._arenas, self._graphs = Constants(), Arenas(), cuda_graphs.CudaGraphs()
+        self._foreign: list[Tensor] = []  # tensors from outside that plans read
+        self._weights = Fingerprints(())
 
-    def _forget_and_unfollow(self) -> None:
-        self._forget()
-        self._unfollow()
+    # ---- calls ---------------------------------------------------------------------------------------------
 
-    def _adopt(self, other: Optimized) -> None:
-        self.network, self.fused, self._inputs = other.network, other.fused, other._inputs
-        self._forget()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return self.network(*args, **kwargs)
-        inputs = self._bind(args, kwargs) if kwargs or len(args) != len(self._inputs) else args
-        if inputs is None or not _is_plain_inference(inputs):
-            return self.network(*args, **kwargs)
-        if self._prints.changed():
-            self._renew()
-        program = self.program(*inputs)
-        if program is None:
-            return self.network(*args, **kwargs)
-        if self.options.cuda_graphs and program.on_cuda and cuda_graphs.takes(inputs):
-            return self._graphs(program, inputs)
-        return program(inputs)
-
-    def _bind(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
-        """The inputs in order, defaults filled in; None where the call does not fit or takes *args."""
-        names = [str(node.target) for node in self._inputs]
-        if len(args) > len(names) or any(name.startswith("*") for name in names) or not set(kwargs) <= set(names):
-            return None
-        bound = list(args)
-        for node in self._inputs[len(args) :]:
-            if str(node.target) in kwargs:
-                bound.append(kwargs[str(node.target)])
-            elif node.args:
-                bound.append(node.args[0])
-            else:
-                return None
-        return tuple(bound)
-
-    def program(self, *inputs: Any) -> Program | None:
-        """The program for inputs like these; None if their shapes cannot be followed ahead of time."""
-        key = (tuple(map(_signature, inputs)), torch.get_num_threads(), current_backend())
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if _observed() or (torch.is_grad_enabled() and self._wants_gradients(args, kwargs)):
+            return self._eager(args, kwargs)
+        tensors: list[Tensor] = []
         try:
-            return self._programs[key]
-        except KeyError:
-            pass
+            key = self._key(args, kwargs, tensors)
+            captured = self._captured.get(key)
+        except (structure.Opaque, TypeError):
+            return self._eager(args, kwargs)
+        if not self._unchanged():
+            return self._eager(args, kwargs)
+        if captured is None or captured.checks or self._captured.get(key) is not captured:
+            with self._lock:
+                captured = self._captured.get(key)
+                if captured is None:
+                    return self._first_call(key, tensors, args, kwargs)
+                if captured.checks:
+                    return self._checked_call(key, captured, tensors, args, kwargs)
+        if captured.program is None or captured.build is None:
+            return self._eager(args, kwargs)
+        return captured.build(self._run(captured.program, tensors))
+
+    def _key(self, args: Any, kwargs: Any, tensors: list[Tensor]) -> Hashable:
+        return self.as_eval, _signature(args, kwargs, tensors)
+
+    def _run(self, program: Program, tensors: Sequence[Tensor]) -> Sequence[Any]:
+        casts = torch._C._is_any_autocast_enabled()
+        with _no_autocast() if casts else nullcontext():
+            if self.options.cuda_graphs and program.on_cuda and cuda_graphs.takes(tensors):
+                return self._graphs(program, tensors)
+            return program(tensors)
+
+    def _eager(self, args: Any, kwargs: Any) -> Any:
+        if not self.as_eval:
+            return type(self.given).forward(self.given, *args, **kwargs)
+        with _evaluating(self.given):
+            return type(self.given).forward(self.given, *args, **kwargs)
+
+    def _wants_gradients(self, args: Any, kwargs: Any) -> bool:
+        inputs: list[Tensor] = []
+        try:
+            structure.flatten((args, kwargs), inputs)
+        except (structure.Opaque, TypeError):
+            return True
+        return any(t.requires_grad for t in inputs) or any(p.requires_grad for p in self.given.parameters())
+
+    def _unchanged(self) -> bool:
+        """Whether the model's state is that of the plans; makes what was made from weights anew where they changed."""
+        if self._state is None or not self._state.holds():
+            with self._lock:
+                if not self._adopt_state():
+                    return False
+        if self._weights.changed():
+            with self._lock:
+                if self._weights.changed():
+                    self.refresh()
+        return True
+
+    def _adopt_state(self) -> bool:
+        """Whether the model's state is what it was at the last call, new as it may be: plans are made for it then.
+
+        What is replaced for one call, as torch.func.functional_call does, leaves the plans of before as they are.
+        """
+        seen, self._seen = self._seen, None
+        if self._state is not None and self._state.holds():
+            return True
+        if self._state is None or (seen is not None and seen.holds()):
+            self._state = seen or state.Snapshot(self.given)
+            self._forget()
+            self._failures.clear()
+            return True
+        self._seen = state.Snapshot(self.given)
+        return False
+
+    def refresh(self) -> None:
+        """Makes everything that was made from weights anew."""
         with self._lock:
-            if key not in self._programs:
-                try:
-                    module, fused = (self.network, self.fused) if _on_cpu(inputs) else self._for_gpu()
-                    program = Program(module, inputs, self._packed, self._arenas, fused, self.alone)
-                except Unknown:
-                    program = None
-                while len(self._programs) >= self.MAX_PROGRAMS:
-                    self._programs.popitem(last=False)
-                self._programs[key] = program
-            return self._programs[key]
+            try:
+                self._constants.refresh()
+            except Moved:
+                self._forget()
+            self._weights.take()
 
-    def _for_gpu(self) -> tuple[fx.GraphModule, dict[str, list[str]]]:
-        """The network with what only GPU kernels compute together as one node, and its nodes' labels."""
-        network = _network(encode(self.network.graph), {}, self.fused)
-        fuse_conv_pool(network)
-        return fx.GraphModule(self.network, network.graph), _labels(network)
+    def _watch(self, tensors: Iterable[Tensor]) -> None:
+        assert self._state is not None
+        held = {id(place[key]) for place, key in self._state.tensors()}
+        self._foreign += [t for t in tensors if id(t) not in held]
+        self._weights = Fingerprints((*self._state.tensors(), *self._foreign))
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._apply(*args, **kwargs)
-        self._forget_and_unfollow()
-        return result
+    # ---- the first calls of a signature --------------------------------------------------------------------
 
-    def __reduce__(self) -> Any:
-        attributes = {
-            str(node.target): _attribute(self.network, str(node.target))
-            for node in self.network.graph.nodes
-            if node.op in ("get_attr", "call_module")
-        }
-        return _rebuild, (encode(self.network.graph), attributes, self.fused, self.options, self.alone)
-
-    def __fastcnn_explain__(self, *args: Any, **kwargs: Any) -> Report:
-        if not args and not kwargs:
-            return Report(
-                [Row.of_node(node, self.fused) for node in self.network.graph.nodes if node.op.startswith("call")]
-            )
-        inputs = self._bind(args, kwargs)
-        program = None if inputs is None else self.program(*inputs)
-        if program is None:
-            self.network(*args, **kwargs)  # the error that it raises, if any, is the best explanation
-            return Report([], "PyTorch runs the network: its shapes depend on the data")
-        return Report(program.rows)
-
-
-class PerLayer(_Inference):
-    """A network that symbolic tracing could not follow: its own Python code, with the parts below optimized."""
-
-    def __init__(self, module: nn.Module, reason: str) -> None:
-        super().__init__()
-        self.module, self.reason = module, reason
-
-    def __reduce__(self) -> Any:
-        return PerLayer, (self.module, self.reason)
-
-    def _adopt(self, other: PerLayer) -> None:
-        self.module, self.reason = other.module, other.reason
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._apply(*args, **kwargs)
-        self._unfollow()
-        return result
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self._given is not None and not torch.compiler.is_compiling() and self._prints.changed():
-            self._renew()
-        return self.module(*args, **kwargs)
-
-    def __fastcnn_explain__(self, *args: Any, **kwargs: Any) -> Report:
-        parts = [(name, m) for name, m in self.module.named_modules() if isinstance(m, Optimized)]
-        calls: dict[str, tuple[Any, Any]] = {}
-        hooks = [
-            m.register_forward_pre_hook(lambda m, a, k, name=name: calls.update({name: (a, k)}), with_kwargs=True)
-            for name, m in parts
-        ]
+    def _first_call(self, key: Hashable, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
+        """The given model runs and is recorded; its plan is kept if it agrees."""
+        against = self._reason_against(tensors)
+        if against:
+            return self._give_up(key, against, args, kwargs)
+        names = {id(m): name for name, m in self.given.named_modules()}
+        torch.clear_autocast_cache()
+        before = _Before(tensors, args, kwargs, self._state)
+        recording = record(lambda: self._eager(args, kwargs), tensors, state.tensor_names(self.given), names)
+        reason = recording.reason or self._side_effect(before, args, kwargs)
+        if reason or recording.network is None or recording.build is None:
+            self._failed(key, reason)
+            return recording.result
+        network = recording.network
         try:
-            if args or kwargs:
-                with torch.no_grad():
-                    self(*args, **kwargs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        rows = []
-        for name, part in parts:
-            a, k = calls.get(name, ((), {}))
-            for row in part.__fastcnn_explain__(*a, **k).rows:
-                layers = row.computes or (row.name,)
-                rows.append(row._replace(computes=tuple(f"{name}.{layer}" for layer in layers)))
-        return Report(rows, f"optimized layer by layer: {self.reason}")
+            program = self._compile(network, tensors)
+            with _no_autocast() if torch._C._is_any_autocast_enabled() else nullcontext():
+                results = program.settle(tensors, recording.tensors, network.results)
+        except Exception as error:
+            if _raises:
+                raise
+            self._failed(key, f"{type(error).__name__} while a plan was made: {error}", last=True)
+            return recording.result
+        reason = difference(results, recording.tensors) if self.options.check else ""
+        reason = reason or self._side_effect(before, args, kwargs)
+        if reason:
+            self._failed(key, f"the plan disagrees with the model: {reason}", last=True)
+            return recording.result
+        self._watch(network.attributes.values())
+        self._keep(key, Captured(program, recording.build, checks=int(self.options.check)))
+        return recording.build(results)
+
+    def _compile(self, network: Any, tensors: Sequence[Tensor]) -> Program:
+        adapt(network)
+        network.drop_unused()
+        for rewrite in PASSES:
+            rewrite(network)
+        if current_backend() not in ("auto", "cpu") or any(not t.is_cpu for t in tensors):
+            fuse_conv_pool(network)
+        network.drop_unused()
+        network.graph.lint()
+        return Program(network, tensors, self._constants, self._arenas, self.options.prepack)
+
+    def _checked_call(self, key: Hashable, captured: Captured, tensors: Any, args: Any, kwargs: Any) -> Any:
+        """Another call beside the given model: whether it depends on more than its arguments, such as time."""
+        captured.checks -= 1
+        if captured.program is None or captured.build is None:
+            return self._eager(args, kwargs)
+        before = _Before(tensors, args, kwargs, self._state)
+        result = self._eager(args, kwargs)
+        found: list[Tensor] = []
+        with suppress(structure.Opaque):
+            structure.builder(result, lambda t: found.append(t) or 0)  # type: ignore[func-returns-value]
+        reason = self._side_effect(before, args, kwargs)
+        if not reason:
+            results = self._run(captured.program, tensors)
+            same = len(found) == len(results)
+            reason = difference(results, found) if same else f"{len(found)} tensors instead of {len(results)}"
+            if not reason:
+                return captured.build(results)
+        self._failed(key, f"another call gave something else: {reason}", last=True)
+        return result
+
+    def _reason_against(self, tensors: list[Tensor]) -> str:
+        held = state.tensor_names(self.given)
+        if state.has_global_hooks():
+            return "hooks of all modules are registered"
+        hooked = state.modules_with_hooks(self.given)
+        if hooked:
+            return f"{hooked[0][0]} has hooks"
+        if any(id(t) in held for t in tensors):
+            return "an argument is a tensor of the model"
+        return ""
+
+    def _side_effect(self, before: _Before, args: Any, kwargs: Any) -> str:
+        """What a call left behind beside its result, in words."""
+        assert self._state is not None
+        if not self._state.holds():
+            return f"forward changes {self._state.changes() or 'its state'}"
+        return before.changes(args, kwargs)
+
+    def _give_up(self, key: Hashable, reason: str, args: Any, kwargs: Any) -> Any:
+        self._failed(key, reason, last=True)
+        return self._eager(args, kwargs)
+
+    def _failed(self, key: Hashable, reason: str, last: bool = False) -> None:
+        assert self._state is not None
+        self._failures[key] = self._failures.get(key, 0) + 1
+        if not self._state.holds():
+            failures = self._failures
+            self._state = state.Snapshot(self.given)
+            self._forget()
+            self._failures = failures
+            if self._failures[key] < self.ATTEMPTS and not last:
+                return
+        self._keep(key, Captured(None, None, reason))
+        if not self._warned:
+            self._warned = True
+            name = type(self.given).__name__
+            warnings.warn(f"fastcnn.optimize: PyTorch runs {name} as it is: {reason}", stacklevel=5)
+
+    def _keep(self, key: Hashable, captured: Captured) -> None:
+        while len(self._captured) >= self.MAX_PROGRAMS:
+            self._captured.popitem(last=False)
+        self._captured[key] = captured
+
+    # ---- for people ----------------------------------------------------------------------------------------
+
+    def program(self, *args: Any, **kwargs: Any) -> Program | None:
+        """The program for a call like this; None where the given model runs it."""
+        return self._captured_for(args, kwargs)[0]
+
+    def _captured_for(self, args: Any, kwargs: Any) -> tuple[Program | None, str]:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(self.ATTEMPTS + 1):
+                self(args, kwargs)
+                try:
+                    captured = self._captured.get(self._key(args, kwargs, []))
+                except (structure.Opaque, TypeError) as error:
+                    return None, f"an argument holds an object of type {error}"
+                if captured is not None:
+                    return captured.program, captured.reason
+        return None, "something observes or transforms the call, or the model changes on each"
+
+    def explain(self, args: Any, kwargs: Any) -> Report:
+        if not args and not kwargs:
+            return Report([], "call explain with the arguments of a call: plans are made for their shapes")
+        program, reason = self._captured_for(args, kwargs)
+        return Report([], f"PyTorch runs the network: {reason}") if program is None else Report(program.rows)
 
 
-def _rebuild(
-    nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]], options: Options, alone: bool
-) -> Optimized:
-    return Optimized(_network(nodes, attributes, fused), options, alone)
+class _Before:
+    """What is compared around a call."""
+
+    def __init__(self, tensors: Sequence[Tensor], args: Any, kwargs: Any, held: Any) -> None:
+        self._weights, self._inputs = Fingerprints(held.tensors()), Fingerprints(tensors)
+        self._form = structure.flatten((args, kwargs), [])
+        self._devices = {t.device for t in tensors if t.is_cuda}
+        self._random = self._random_state()
+
+    def _random_state(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._devices)]
+
+    def changes(self, args: Any, kwargs: Any) -> str:
+        if self._weights.changed():
+            return "forward writes to a weight or buffer"
+        if self._inputs.changed() or structure.flatten((args, kwargs), []) != self._form:
+            return "forward writes to an argument"
+        same = all(map(torch.equal, self._random, self._random_state()))
+        return "" if same else "forward draws random numbers"
 
 
-def _network(nodes: Any, attributes: dict[str, Any], fused: dict[str, list[str]]) -> Network:
-    """A network of encoded nodes, with its nodes' labels by name."""
-    graph = decode(nodes)
-    names = {node.name: node for node in graph.nodes}
-    labels = {names[name]: label for name, label in fused.items() if name in names}
-    return Network(graph, attributes, labels)
+_raises = False  # whether an error while a plan is made is raised: in tests
 
 
-def _labels(network: Network) -> dict[str, list[str]]:
-    return {node.name: labels for node, labels in network.fused.items()}
+def _random_state(tensors: Sequence[Tensor]) -> list[Tensor]:
+    devices = {t.device for t in tensors if t.is_cuda}
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
 
 
-def _on_cpu(inputs: Any) -> bool:
-    """Whether native CPU kernels may run the program."""
-    return current_backend() in ("auto", "cpu") and all(x.is_cpu for x in inputs if isinstance(x, Tensor))
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
-def _attribute(module: Any, path: str) -> Any:
-    for part in path.split("."):
-        module = getattr(module, part)
-    return module
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode for a while: it was given in training mode, to be run in evaluation mode."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
-def _signature(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return type(value), value
-    return value.shape, value.stride(), value.dtype, value.device
-
-
-_PLAIN = (Tensor, nn.Parameter, int, float, bool, str, type(None))
-
-
-def _is_plain_inference(inputs: Any) -> bool:
-    """Whether a program may run: nothing records, traces, transforms or casts what happens."""
-    grad = torch.is_grad_enabled()
-    for value in inputs:
-        if type(value) not in _PLAIN:
-            return False
-        if isinstance(value, Tensor) and ((grad and value.requires_grad) or not (value.is_cpu or value.is_cuda)):
-            return False
-    return not (
+def _observed() -> bool:
+    """Whether something traces, transforms, differentiates or watches what happens."""
+    return bool(
         torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
         or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._is_any_autocast_enabled()
     )
+
+
+def _signature(args: Any, kwargs: Any, tensors: list[Tensor]) -> Hashable:
+    """What a plan is made for; the tensors among the arguments are appended. Raises Opaque."""
+    form = structure.flatten(args, tensors)
+    if kwargs:
+        form = form, structure.flatten(kwargs, tensors)
+    if len(tensors) > 1:
+        first: dict[int, int] = {}
+        form = form, tuple([first.setdefault(id(t), i) for i, t in enumerate(tensors)])
+    autocast = _autocast() if torch._C._is_any_autocast_enabled() else None
+    modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
+    key = recall.key(tuple(tensors), (form, autocast, modes), None, None)
+    if key is None:
+        described = tuple(map(_described, tensors))
+        return described, form, autocast, modes, current_backend(), torch.get_num_threads()
+    return key
+
+
+def _autocast() -> Hashable:
+    return tuple((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda"))
+
+
+def _described(t: Tensor) -> Hashable:
+    if t.layout is not torch.strided or not (t.is_cpu or t.is_cuda) or t.is_neg() or t.is_conj() or t._is_zerotensor():
+        raise structure.Opaque(f"{t.layout} tensor on {t.device}")
+    return t.shape, t.stride(), t.dtype, t.device

@@ -1,8 +1,7 @@
 """A network at one set of input shapes: plans, and calls of PyTorch between them.
 
-The graph is walked once with tensors of no data to learn every shape. Runs of operators with native CPU kernels
-become plans; what they cannot hold is called between them. The inputs of a concatenation are written where it
-wants them, so that nothing is left to copy.
+Runs of operators with native CPU kernels become plans; what they cannot hold is called between them. The inputs of a
+concatenation are written where it wants them, so that nothing is left to copy.
 """
 
 from __future__ import annotations
@@ -20,63 +19,13 @@ from fastcnn.core.backend import current_backend
 from fastcnn.core.plan import Arenas, Buffer, Plan, PlanBuilder, View
 from fastcnn.optimize import lower
 from fastcnn.optimize import vocabulary as v
-from fastcnn.optimize.network import Node
+from fastcnn.optimize.constants import Constants, Entry
+from fastcnn.optimize.network import Network, Node, is_constant, value
 from fastcnn.optimize.report import Row
-
-
-class Unknown(Exception):
-    """The shapes cannot be learned ahead of time; the message says why."""
-
-
-def shapes(module: fx.GraphModule, inputs: Sequence[Any]) -> dict[Node, Any]:
-    """The value of every node, tensors without data. Raises Unknown where one depends on another's data."""
-    meta: dict[Node, Any] = {}
-    given = iter(inputs)
-    with torch.no_grad():
-        for node in module.graph.nodes:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), meta.__getitem__)
-            try:
-                meta[node] = _meta_value(module, node, args, kwargs, given)
-            except Exception as error:
-                raise Unknown(f"{node.name}: {error}") from error
-    return meta
-
-
-def _meta_value(module: fx.GraphModule, node: Node, args: Any, kwargs: Any, given: Any) -> Any:
-    if node.op == "placeholder":
-        return _to_meta(next(given))
-    if node.op == "get_attr":
-        return _to_meta(attribute(module, str(node.target)))
-    if node.op == "call_module":
-        layer = module.get_submodule(str(node.target))
-        tensors = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
-        return torch.func.functional_call(layer, {k: _to_meta(t) for k, t in tensors.items()}, args, kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return args[0] if node.op == "output" else node.target(*args, **kwargs)
-
-
-def _to_meta(value: Any) -> Any:
-    return value.detach().to("meta") if isinstance(value, Tensor) else value
-
-
-def attribute(module: Any, path: str) -> Any:
-    for part in path.split("."):
-        module = getattr(module, part)
-    return module
-
-
-def _has_tensor(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return True
-    if isinstance(value, dict):
-        return any(map(_has_tensor, value.values()))
-    return isinstance(value, list | tuple) and any(map(_has_tensor, value))
-
 
 # ---- steps -------------------------------------------------------------------------------------------------
 
-Values = dict[Node, Any]
+Values = dict[Any, Any]
 
 
 @dataclass
@@ -163,6 +112,27 @@ def _is_channels_first(x: Any) -> bool:
     return isinstance(x, Tensor) and x.dim() == 4 and x.is_contiguous() and layout.pixel_stride(x) is None
 
 
+def _groups(tensors: Sequence[Any]) -> list[int]:
+    """For each tensor the first one in the list that shares its storage."""
+    first: dict[int, int] = {}
+    return [first.setdefault(t.untyped_storage()._cdata, i) for i, t in enumerate(tensors)]
+
+
+def _same_order(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape have the same strides, where a dimension has more than one element."""
+    return all(s == t for n, s, t in zip(a.shape, a.stride(), b.stride(), strict=True) if n > 1)
+
+
+def _is_dense_form(form: Tensor) -> bool:
+    """Whether the strides are those of a tensor without gaps or overlaps."""
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(form.stride(), form.shape, strict=True) if n != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
 def _strides(shape: Sequence[int], view: View) -> tuple[int, ...]:
     if len(shape) == 2:
         return view.stride, 1
@@ -171,28 +141,19 @@ def _strides(shape: Sequence[int], view: View) -> tuple[int, ...]:
 
 
 class Program:
-    """Runs the network on inputs of one set of shapes and strides. Immutable: several threads may run it at once."""
+    """Runs a network on inputs of one form. Several threads may run it at once."""
 
     def __init__(
-        self,
-        module: fx.GraphModule,
-        inputs: Sequence[Any],
-        weights: lower.PackedWeights,
-        arenas: Arenas,
-        fused: dict[str, list[str]],
-        alone: bool,
+        self, network: Network, inputs: Sequence[Tensor], constants: Constants, arenas: Arenas, prepack: bool
     ) -> None:
-        self._module, self._weights, self._arenas, self._fused = module, weights, arenas, fused
+        self._network, self._arenas, self._prepack = network, arenas, prepack
+        self._store = constants
         self._threads = torch.get_num_threads()
-        self.on_cuda = any(isinstance(x, Tensor) and x.is_cuda for x in inputs)
-        self._placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-        (self._output,) = (node for node in module.graph.nodes if node.op == "output")
-        self._meta = shapes(module, inputs)
-        self._tensors = {
-            str(node.target): attribute(module, str(node.target))
-            for node in module.graph.nodes
-            if node.op == "get_attr"
-        }
+        self.on_cuda = any(x.is_cuda for x in inputs)
+        nodes = list(network.graph.nodes)
+        self._placeholders = [node for node in nodes if node.op == "placeholder"]
+        self._results = nodes[-1].args[0]
+        self._meta = {node: value(node) for node in nodes[:-1]}
         # Inputs that lie as (N, C, H, W) in memory: the plan brings them into channels_last order.
         self._images = {p for p, x in zip(self._placeholders, inputs, strict=True) if _is_channels_first(x)}
         self._read_in_place = self._images | {
@@ -201,69 +162,104 @@ class Program:
         self._constants: Values = {}
         self._steps: list[TorchStep | PlanStep] = []
         self.rows: list[Row] = []
+        self._finish: list[tuple[int, tuple[int, ...] | None]] = []  # results to copy, each with its strides
         self._compile(self._global_reason(inputs))
-        if alone and len(self._steps) == 1 and isinstance(self._steps[0], PlanStep):
+        constants.release()
+        if len(self._steps) == 1 and isinstance(self._steps[0], PlanStep):
             self._steps[0].alone = True
-        del self._meta
+        self._free_early()
+        del self._meta, self._network
 
-    def __call__(self, inputs: Sequence[Any]) -> Any:
+    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
+        """The results, in the network's order."""
         values = self._constants.copy()
         values.update(zip(self._placeholders, inputs, strict=True))
         for step in self._steps:
             step.run(values)
             for node in step.frees:
                 del values[node]
-        result = self._output.args[0]
-        return values[result] if isinstance(result, fx.Node) else fx.map_arg(result, values.__getitem__)
+        results = [values[node] for node in self._results]
+        for i, strides in self._finish:
+            x = results[i]
+            y = torch.empty_like(x) if strides is None else x.new_empty_strided(x.shape, strides)
+            results[i] = y.copy_(x)
+        return results
 
     @property
     def plans(self) -> list[Plan]:
         return [step.plan for step in self._steps if isinstance(step, PlanStep)]
 
+    def settle(self, inputs: Sequence[Tensor], model_gave: Sequence[Tensor], forms: Sequence[Tensor]) -> list[Any]:
+        """Runs once and finds what must be copied, so that results lie and share memory as the model's do.
+
+        model_gave: what the model gave for the inputs; forms: tensors in the strides it gave them.
+        """
+        results = self(inputs)
+        memory = _groups([*inputs, *results])[len(inputs) :]
+        wanted = _groups([*inputs, *model_gave])[len(inputs) :]
+        for i, (result, form) in enumerate(zip(results, forms, strict=True)):
+            others = [j for j in range(len(results)) if j != i and results[j] is not result]
+            shares = any(memory[j] == memory[i] and wanted[j] != wanted[i] for j in others)
+            given = memory[i] < len(inputs) and memory[i] != wanted[i]
+            padded = result.untyped_storage().nbytes() > result.numel() * result.element_size()
+            owned = model_gave[i].untyped_storage().nbytes() == result.numel() * result.element_size()
+            strides = None if _same_order(result, form) or not _is_dense_form(form) else form.stride()
+            if strides is not None or shares or given or (padded and owned) or i in self._frozen:
+                self._finish.append((i, strides))
+        return self(inputs) if self._finish else results
+
     # ---- compiling -----------------------------------------------------------------------------------------
 
     def _global_reason(self, inputs: Sequence[Any]) -> str | None:
         """Why nothing of this program can be a plan; None if something can."""
-        tensors = [*self._tensors.values(), *(x for x in inputs if isinstance(x, Tensor))]
+        tensors = [*self._network.attributes.values(), *inputs]
         if any(t.device.type != "cpu" for t in tensors):
             return "not on the CPU: fastcnn's dispatch runs it"
         if current_backend() not in ("auto", "cpu"):
             return f"backend {current_backend()!r} was demanded"
-        if any(isinstance(m, Tensor) and m.numel() == 0 for m in self._meta.values()):
-            return "a tensor is empty"
         return lower.unavailable()
 
     def _compile(self, against: str | None) -> None:
         segment: list[Node] = []
-        for node in self._module.graph.nodes:
-            if node.op in ("placeholder", "output"):
+        for node in self._network.graph.nodes:
+            if node.op in ("placeholder", "output") or is_constant(node):
                 continue
-            if node.op == "get_attr":
-                self._constants[node] = self._tensors[str(node.target)]
-            elif not _has_tensor(self._meta[node]):
-                self._constants[node] = self._meta[node]
-            else:
-                reason = against or lower.reason_against(node, self._meta)
-                if reason is None:
-                    segment.append(node)
-                    continue
-                self._add_segment(segment)
-                segment = []
-                self._add_torch(node, reason)
+            reason = against or self._reason_against(node)
+            if reason is None:
+                segment.append(node)
+                continue
+            self._add_segment(segment)
+            segment = []
+            self._add_torch(node, reason)
         self._add_segment(segment)
-        self._free_early()
+        for node in self._results:
+            self._hold(node)
+        # Computed once, and given away on each call.
+        self._frozen = {
+            i
+            for i, node in enumerate(self._results)
+            if is_constant(node) and node.op != "get_attr" and self._entry(node).own
+        }
+
+    def _reason_against(self, node: Node) -> str | None:
+        touched = [self._meta[n] for n in (node, *lower.operands(node))]
+        if any(isinstance(m, Tensor) and m.numel() == 0 for m in touched):
+            return "a tensor is empty"
+        return lower.reason_against(node, self._meta)
+
+    def _entry(self, node: Node) -> Entry:
+        return self._store.entry(self._network, node)
+
+    def _hold(self, node: Node) -> None:
+        """Keeps a constant's value for steps of PyTorch and as a result."""
+        if is_constant(node) and node not in self._constants:
+            self._constants[node] = self._store.value(self._entry(node), hold=True)
 
     def _add_torch(self, node: Node, reason: str) -> None:
-        self._steps.append(TorchStep(node, self._function(node)))
+        for argument in node.all_input_nodes:
+            self._hold(argument)
+        self._steps.append(TorchStep(node, node.target))
         self._row(node, "PyTorch" if node.target not in vars(v).values() else "fastcnn's dispatch", reason)
-
-    def _function(self, node: Node) -> Any:
-        if node.op == "call_module":
-            return self._module.get_submodule(str(node.target))
-        if node.op == "call_method":
-            name = str(node.target)
-            return lambda tensor, *args, **kwargs: getattr(tensor, name)(*args, **kwargs)
-        return node.target
 
     def _add_segment(self, nodes: list[Node]) -> None:
         if all(lower.is_view(node, self._meta) for node in nodes):
@@ -272,10 +268,8 @@ class Program:
             return
         inside = set(nodes)
         views: dict[Node, View] = {}
-        # Weights and shapes are constants: what else comes from outside are the plan's inputs.
-        read = dict.fromkeys(
-            a for n in nodes for a in n.all_input_nodes if a not in inside and a not in self._constants
-        )
+        # What the segment reads and does not make: values of other steps, inputs and constants.
+        read = list(dict.fromkeys(a for n in nodes for a in lower.operands(n) if a not in inside))
         slices = self._slices([*read, *nodes])
         meta = self._meta.copy()
         for node in (*read, *nodes):
@@ -283,6 +277,8 @@ class Program:
         for node in read:
             x = meta[node]
             views[node] = View(Buffer(x.numel() * x.element_size()), 0, x.shape[1])
+            if is_constant(node):
+                self._constants["operand", node] = self._store.form(self._entry(node), "operand", _dense)
         inputs = [views[node].buffer for node in read]
         images = [(node, views[node]) for node in read if node in self._images]
         for node, raw in images:
@@ -301,7 +297,7 @@ class Program:
 
         builder = PlanBuilder(inputs, list(outputs))
         threads = self._threads if slices == 1 else 1  # of an operation
-        context = lower.Context(builder, meta, self._tensors, self._weights, views, threads, set())
+        context = lower.Context(builder, meta, self._store, self._entry, self._prepack, views, threads, set())
         for node, raw in images:
             lower.emit_channels_last(context, node, raw)
             self._row(node, builder.kernels[-1], "")
@@ -315,13 +311,16 @@ class Program:
             self._row(node, ", ".join(builder.kernels[before:]) or "no kernel: in place", "")
         step = PlanStep(
             builder.build(slices),
-            tuple((node, node not in self._read_in_place) for node in read),
+            tuple(
+                (("operand", node), False) if is_constant(node) else (node, node not in self._read_in_place)
+                for node in read
+            ),
             tuple(outputs.values()),
             self._arenas,
             self._threads,
         )
         self._steps.append(step)
-        self._steps.extend(TorchStep(node, self._function(node)) for node in handed_on)
+        self._steps.extend(TorchStep(node, node.target) for node in handed_on)
 
     def _slices(self, nodes: list[Node]) -> int:
         """Into how many equal parts a segment's batch is cut, so that a part stays in a core's cache; 1 for not at all.
@@ -330,11 +329,11 @@ class Program:
         """
         values = [self._meta[node] for node in nodes]
         batch = len(values[0])
-        if batch == 1 or any(len(value) != batch for value in values):
+        if batch == 1 or any(len(x) != batch for x in values):
             return 1
-        weights = {a for node in nodes for a in node.all_input_nodes if a in self._constants}
-        weight_bytes = sum(t.nbytes for t in map(self._constants.__getitem__, weights) if isinstance(t, Tensor))
-        image_bytes = 2 * max(value.nbytes for value in values) // batch
+        weights = {a: value(a).nbytes for n in nodes for a in n.all_input_nodes if is_constant(a)}
+        weight_bytes = sum(weights.values())
+        image_bytes = 2 * max(x.nbytes for x in values) // batch
         _, l2, _ = native.library().cpu.caches()
         images = (l2 // 2 - weight_bytes) // image_bytes
         fitting = [s for s in range(1, batch + 1) if batch % s == 0 and s >= self._threads and batch // s <= images]
@@ -343,7 +342,7 @@ class Program:
     def _free_early(self) -> None:
         """Each value is dropped after the last step that reads it."""
         last: dict[Node, int] = {}
-        kept = set(self._output.all_input_nodes)
+        kept = set(self._results)
         for i, step in enumerate(self._steps):
             if isinstance(step, TorchStep):
                 read, made = step.node.all_input_nodes, [step.node]
@@ -360,7 +359,7 @@ class Program:
         y = self._meta[node]
         shape = "x".join(map(str, y.shape)) if isinstance(y, Tensor) else ""
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        computes = tuple(self._fused.get(node.name, ()))
+        computes = self._network.labels(node)
         flops = 0
         if node.target in (v.conv2d, v.linear):
             flops = 2 * y.numel() * self._meta[node.args[1]][0].numel()
@@ -398,10 +397,7 @@ def _place(nodes: list[Node], inside: set[Node], meta: dict[Node, Any], views: d
             views[node] = own(node)
             continue
         source = views[node.args[0]]
-        if node.target is not v.flatten:
-            start = lower.channel_slice(node, meta) or 0
-            source = View(source.buffer, source.offset + start, source.stride)
-        views[node] = source
+        views[node] = View(source.buffer, source.offset + node.kwargs.get("start", 0), source.stride)
 
 
 def _side_by_side(parts: Sequence[Node], meta: dict[Node, Any], views: dict[Node, View]) -> View | None:

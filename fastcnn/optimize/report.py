@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fastcnn.optimize import vocabulary as v
-from fastcnn.optimize.network import Node
-
 
 class Row(NamedTuple):
     """One operator of the optimized network."""
@@ -19,13 +16,6 @@ class Row(NamedTuple):
     computes: tuple[str, ...]  # the layers of the given model that it stands for
     reason: str  # why no plan holds it
     flops: int = 0  # of a convolution or linear layer
-
-    @staticmethod
-    def of_node(node: Node, fused: dict[str, list[str]]) -> Row:
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        known = node.op == "call_function" and vars(v).get(name) is node.target
-        runs = "fastcnn" if known else "PyTorch"
-        return Row(node.name, str(name), "", runs, tuple(fused.get(node.name, ())), "" if known else "no counterpart")
 
 
 @dataclass

@@ -1,8 +1,6 @@
-"""The operators of an optimised graph: fastcnn's where they apply, PyTorch's where a shape or dtype rules them out.
+"""The operators that the passes know, as functions: what a plan cannot hold is run by calling them.
 
-Passes rewrite a network into calls of these functions, whose scalar arguments are keywords in one normal form.
-Whether two tensors added in the network broadcast, or a flattened tensor was an image, is known only when it
-runs, so each function decides then; the result is the network's own in every case.
+Their scalar arguments are keywords in one normal form; images are (N, C, H, W), rows (N, features).
 """
 
 from __future__ import annotations
@@ -14,9 +12,12 @@ import torch
 from torch import Tensor
 
 from fastcnn import functional, ops
-from fastcnn.core import activations
+from fastcnn.core import activations, native
 
 Pair = tuple[int, int]
+
+# Of what kernels compute in.
+KERNEL_DTYPES = tuple(native.DTYPES)
 
 
 def conv2d(
@@ -32,24 +33,9 @@ def conv2d(
     activation: str | None = None,
 ) -> Tensor:
     """act(conv2d(input, weight) + bias + residual); padding is (top, bottom, left, right)."""
-    if residual is not None and not residual_fits(residual, input, weight, stride, padding, dilation):
-        y = functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
-        return activate(y + residual, activation=activation)
     return functional.conv2d(
         input, weight, bias, stride, padding, dilation, groups, activation=activation, residual=residual
     )
-
-
-def residual_fits(
-    residual: Any, input: Tensor, weight: Tensor, stride: Pair, padding: Sequence[int], dilation: Pair
-) -> bool:
-    """Whether the residual has the convolution's output shape and dtype, so that nothing is broadcast."""
-    if not isinstance(residual, Tensor) or residual.dim() != 4 or input.dim() != 4 or residual.dtype != input.dtype:
-        return False
-    (N, _, H, W), (K, _, R, S) = input.shape, weight.shape
-    P = (H + padding[0] + padding[1] - dilation[0] * (R - 1) - 1) // stride[0] + 1
-    Q = (W + padding[2] + padding[3] - dilation[1] * (S - 1) - 1) // stride[1] + 1
-    return tuple(residual.shape) == (N, K, P, Q)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None, *, activation: str | None = None) -> Tensor:
@@ -58,11 +44,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None, *, activation: st
 
 
 def affine(input: Tensor, scale: Tensor, shift: Tensor, *, activation: str | None = None) -> Tensor:
-    """act(input * scale + shift), a scale and a shift a channel: a batch normalisation that no layer took in."""
+    """act(input * scale + shift), a scale and a shift a channel."""
+    scale, shift = scale.to(input.device, input.dtype), shift.to(input.device, input.dtype)
     if input.dim() == 4:
         return functional.subsample2d(input, scale, shift, 1, activation=activation)
-    wide = (1, -1) + (1,) * (input.dim() - 2)
-    return activate(input * scale.view(wide) + shift.view(wide), activation=activation)
+    return activate(input * scale + shift, activation=activation)
 
 
 def activate(input: Tensor, *, activation: str | None) -> Tensor:
@@ -70,18 +56,17 @@ def activate(input: Tensor, *, activation: str | None) -> Tensor:
     return activations.apply(activation, input)
 
 
-def add(input: Any, other: Any, *, activation: str | None = None) -> Any:
-    """act(input + other), broadcasting as PyTorch does."""
-    tensors = isinstance(input, Tensor) and isinstance(other, Tensor)
-    if activation == "relu" and tensors and input.shape == other.shape and input.dtype == other.dtype:
+def add(input: Tensor, other: Tensor, *, activation: str | None = None) -> Tensor:
+    """act(input + other), of one shape and dtype."""
+    if activation == "relu":
         return functional.add_relu(input, other)
     total = input + other
     return total if activation is None else activate(total, activation=activation)
 
 
-def multiply(input: Any, other: Any) -> Any:
-    """input * other, broadcasting as PyTorch does."""
-    return input * other
+def multiply(input: Tensor, gate: Tensor) -> Tensor:
+    """input * gate, a number for each channel of each image: gate is (N, C, 1, 1)."""
+    return input * gate
 
 
 def max_pool2d(
@@ -110,10 +95,8 @@ def adaptive_avg_pool2d(input: Tensor, *, output_size: Any) -> Tensor:
     return functional.adaptive_avg_pool2d(input, output_size)
 
 
-def image_mean(input: Tensor, *, dim: Pair, keepdim: bool) -> Tensor:
-    """input.mean(dim), the last two of four dimensions: global average pooling where the input is (N, C, H, W)."""
-    if input.dim() != 4:
-        return input.mean(dim, keepdim=keepdim)
+def image_mean(input: Tensor, *, keepdim: bool) -> Tensor:
+    """input.mean((2, 3)): global average pooling."""
     mean = functional.adaptive_avg_pool2d(input, 1)
     return mean if keepdim else mean.flatten(1)
 
@@ -153,20 +136,30 @@ def conv2d_max_pool2d(
 
 
 def concat(tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors side by side along dimension 1."""
-    if all(t.dim() == 4 and t.dtype == tensors[0].dtype for t in tensors):
-        return functional.concat(tensors)
-    return torch.cat(tuple(tensors), 1)
+    """The images side by side along dimension 1."""
+    return functional.concat(tensors)
 
 
-def part(input: Tensor, *, method: str, size: Any, index: int) -> Tensor:
-    """One part of the input chunked or split along dimension 1."""
-    return getattr(input, method)(size, 1)[index]
+def channels(input: Tensor, *, start: int, stop: int) -> Tensor:
+    """input[:, start:stop]."""
+    return input[:, start:stop]
 
 
 def flatten(input: Tensor) -> Tensor:
     """input.flatten(1): rows in (C, H, W) order."""
     return input.flatten(1)
+
+
+def image(input: Tensor) -> Tensor:
+    """input[:, :, None, None]: rows as images of one pixel."""
+    return input[:, :, None, None]
+
+
+def laid_out(input: Tensor, strides: Sequence[int]) -> Tensor:
+    """The input with these strides, copied if it has others."""
+    if input.stride() == tuple(strides):
+        return input
+    return torch.empty_strided(input.shape, strides, dtype=input.dtype, device=input.device).copy_(input)
 
 
 def subsample2d(

@@ -92,14 +92,14 @@ def test_cpu_inputs_take_no_graph():
     model = fastcnn.optimize(nn.Conv2d(3, 4, 3))
     for _ in range(3):
         model(torch.randn(1, 3, 8, 8))
-    assert not model._graphs._entries
+    assert not model._fastcnn._graphs._entries
 
 
 def test_opting_out_survives_copies():
     model = fastcnn.optimize(nn.Conv2d(3, 4, 3), cuda_graphs=False)
     for other in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert other.options.cuda_graphs is False
-    assert fastcnn.optimize(nn.Conv2d(3, 4, 3)).options.cuda_graphs is True
+        assert other._fastcnn.options.cuda_graphs is False
+    assert fastcnn.optimize(nn.Conv2d(3, 4, 3))._fastcnn.options.cuda_graphs is True
 
 
 @pytest.mark.gpu
@@ -117,6 +117,6 @@ def test_replays_on_streams_shapes_and_devices():
                 y = optimized(x)
             torch.cuda.synchronize(device)
             kept.append((y, plain(x)))
-        assert sum(entry.run is not None for entry in optimized._graphs._entries.values()) == 6
+        assert sum(entry.run is not None for entry in optimized._fastcnn._graphs._entries.values()) == 6
         for y, expected in kept:  # no replay wrote over an earlier result
             torch.testing.assert_close(y, expected, rtol=1e-2, atol=1e-3)

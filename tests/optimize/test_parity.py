@@ -40,7 +40,7 @@ def test_own_networks(name):
         with torch.no_grad():
             expected = model(x)
         assert relative_error(optimized(x), expected) < 1e-4
-    assert len(optimized.program(x).plans) == 1
+    assert len(zoo.program(optimized, x).plans) == 1
     assert optimized.__fastcnn_explain__(x).share == 1
 
 
@@ -62,7 +62,7 @@ def test_batch_in_slices(variant, threads):
                 y = optimized(x)
                 assert y.shape == expected.shape
                 assert relative_error(y, expected) < 1e-4, batch
-            (plan,) = optimized.program(x).plans
+            (plan,) = zoo.program(optimized, x).plans
             assert plan.slices > 1 if slices is None else plan.slices in (1, slices)
     finally:
         torch.set_num_threads(before)

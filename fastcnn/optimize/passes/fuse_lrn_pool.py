@@ -12,5 +12,5 @@ def fuse_lrn_pool(network: Network) -> None:
         if not is_call(lrn, v.local_response_norm) or not only_user(lrn):
             continue
         with network.graph.inserting_before(pool):
-            new = network.graph.call_function(v.lrn_max_pool2d, lrn.args, {**lrn.kwargs, **pool.kwargs})
+            new = network.call_like(pool, v.lrn_max_pool2d, *lrn.args, **lrn.kwargs, **pool.kwargs)
         network.replace(pool, new, lrn)

@@ -16,5 +16,5 @@ def fuse_activation(network: Network) -> None:
         if source.kwargs.get("activation") is not None:
             continue
         with network.graph.inserting_before(activate):
-            new = network.graph.call_function(source.target, source.args, {**source.kwargs, "activation": kind})
+            new = network.call_like(activate, source.target, *source.args, **{**source.kwargs, "activation": kind})
         network.replace(activate, new, source)

@@ -20,5 +20,5 @@ def fuse_conv_pool(network: Network) -> None:
         own = {"stride": "conv_stride", "padding": "conv_padding", "dilation": "conv_dilation"}
         options = {own.get(name, name): value for name, value in conv.kwargs.items()}
         with network.graph.inserting_before(pool):
-            new = network.graph.call_function(v.conv2d_max_pool2d, conv.args[:3], {**options, **pool.kwargs})
+            new = network.call_like(pool, v.conv2d_max_pool2d, *conv.args[:3], **options, **pool.kwargs)
         network.replace(pool, new, conv)

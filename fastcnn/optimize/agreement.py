@@ -1,0 +1,52 @@
+"""Whether a plan computes what the model computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def difference(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
+    """What is different, in words; empty if the results agree to rounding."""
+    for i, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
+        found = _difference(ours, theirs)
+        if found:
+            return f"result {i}: {found}" if len(wanted) > 1 else found
+    return ""
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Of the largest value: half of a dtype's digits.
+
+    The rounding of a sum of n terms grows with sqrt(n), that of layers with their number; it leaves half of the digits
+    in every network that works in the dtype. A graph that computes something else differs in the first.
+    """
+    return torch.finfo(dtype).eps ** 0.5
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> str:
+    for name in ("dtype", "shape", "device", "requires_grad"):
+        if getattr(ours, name) != getattr(theirs, name):
+            return f"{name} {getattr(ours, name)} instead of {getattr(theirs, name)}"
+    if type(ours) is not type(theirs):
+        return f"{type(ours).__name__} instead of {type(theirs).__name__}"
+    if ours is theirs or ours.numel() == 0:
+        return ""
+    if not theirs.is_floating_point():
+        # A comparison of two rounded numbers may fall the other way here and there.
+        wrong = int((ours != theirs).sum())
+        return f"{wrong} of {ours.numel()} whole numbers differ" if wrong > ours.numel() // 1000 else ""
+    special = theirs.isnan() | theirs.isinf()
+    if bool(special.any()):
+        same = torch.equal(ours.isnan(), theirs.isnan()) and torch.equal(ours == torch.inf, theirs == torch.inf)
+        if not same or not torch.equal(ours == -torch.inf, theirs == -torch.inf):
+            return "NaN or infinity in other places"
+        ours, theirs = ours.masked_fill(special, 0), theirs.masked_fill(special, 0)
+    wide = torch.float64 if theirs.dtype is torch.float64 else torch.float32
+    error = (ours.to(wide) - theirs.to(wide)).abs().max().item()
+    scale = theirs.to(wide).abs().max().item()
+    if error <= tolerance(theirs.dtype) * scale:
+        return ""
+    return f"largest difference {error:.3g} where the largest value is {scale:.3g}"
