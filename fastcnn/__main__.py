@@ -144,6 +144,8 @@ def classify(
         sources: list[Any] = [*files, *([sys.stdin.buffer] if "-" in pictures else [])]
         classifier = classify.Classifier(model, weights, variant=variant, num_classes=num_classes)
         outcomes = [(_name(source), _outcome(classifier, source, top)) for source in sources]
+    if format is Format.table:
+        console.print(str(classifier.network.load_report), soft_wrap=True, highlight=False)
     _print_classifications(outcomes, format)
     if any(isinstance(outcome, ValueError) for _, outcome in outcomes):
         raise typer.Exit(1)

@@ -198,6 +198,18 @@ def test_probabilities_and_class_numbers(suffix, tmp_path):
     assert "7 classes" in result.note
 
 
+def test_googlenet_in_torchvisions_form_reads_pictures_as_torchvision_feeds_its_weights(tmp_path):
+    with torch.no_grad():
+        twin = torchvision_models.googlenet(num_classes=4, init_weights=False, transform_input=True).eval()
+    safetensors.torch.save_file(twin.state_dict(), tmp_path / "weights.safetensors")
+    image = picture(tmp_path / "picture.png", 80, 60)
+    result = classify.classify(image, "googlenet", tmp_path / "weights.safetensors", top=4)
+    with torch.inference_mode():
+        expected = twin(torchvisions_input(Image.open(image)))[0].softmax(0)
+    for guess in result.guesses:
+        assert_close(guess.score, expected[guess.number].item(), rtol=1e-3, atol=1e-4)
+
+
 def test_imagenet_names_come_from_torchvision(monkeypatch):
     names = [f"name {i}" for i in range(1000)]
     models = types.ModuleType("torchvision.models")

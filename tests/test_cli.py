@@ -138,9 +138,10 @@ def test_a_digit_is_classified(tmp_path):
     result = run(*arguments, "--top", 3)
     assert result.exit_code == 0, result.output
     lines = result.output.strip().splitlines()
-    assert "class" in lines[0]
-    assert "distance" in lines[0]
-    assert len(lines) == 4
+    assert lines[0].endswith("lenet5.safetensors is lenet5, variant paper, 10 classes")
+    assert "class" in lines[1]
+    assert "distance" in lines[1]
+    assert len(lines) == 5
 
 
 @pytest.fixture

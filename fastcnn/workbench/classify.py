@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcnn.models import get_model
+from fastcnn.models.googlenet import GoogLeNet
 from fastcnn.models.lenet import LeNet5
 from fastcnn.workbench import train
 
@@ -52,6 +53,8 @@ class Classifier:
         weights: a file that fits the model.
         variant, num_classes: as the model's builder takes them; found from the weights where None.
 
+    GoogLeNet in torchvision's form gets `transform_input`, as torchvision gives it to its own published weights.
+
     Raises:
         OSError, ValueError: weights that cannot be read or do not fit, an unknown name.
     """
@@ -67,6 +70,8 @@ class Classifier:
         given = {"variant": variant, "num_classes": num_classes}
         arguments = {name: value for name, value in given.items() if value is not None}
         self.network = get_model(model, weights=weights, **arguments).eval()
+        if isinstance(self.network, GoogLeNet):
+            self.network.transform_input = self.network.variant == "torchvision"
         self.size = 32 if model.endswith("_cifar") else 224
 
     def __call__(self, picture: Picture, top: int = 5) -> Classification:
