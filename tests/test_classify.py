@@ -201,6 +201,9 @@ def test_probabilities_and_class_numbers(suffix, tmp_path):
 def test_googlenet_in_torchvisions_form_reads_pictures_as_torchvision_feeds_its_weights(tmp_path):
     with torch.no_grad():
         twin = torchvision_models.googlenet(num_classes=4, init_weights=False, transform_input=True).eval()
+        for module in twin.modules():
+            if isinstance(module, torch.nn.Conv2d):  # so that signals neither die out nor drown in the biases
+                torch.nn.init.kaiming_normal_(module.weight)
     safetensors.torch.save_file(twin.state_dict(), tmp_path / "weights.safetensors")
     image = picture(tmp_path / "picture.png", 80, 60)
     result = classify.classify(image, "googlenet", tmp_path / "weights.safetensors", top=4)
