@@ -10,15 +10,21 @@
 #include "cpu/caches.h"
 #include "cpu/isa.h"
 #include "ops/add_relu/add_relu_cpu.h"
+#include "ops/batch_norm/batch_norm_cpu.h"
+#include "ops/bias_activation/bias_activation_gradient_cpu.h"
 #include "ops/concat/concat_cpu.h"
 #include "ops/conv2d/conv2d_cpu.h"
+#include "ops/conv2d/weight_gradient_cpu.h"
 #include "ops/elementwise/elementwise_cpu.h"
 #include "ops/layout/layout_cpu.h"
 #include "ops/linear/linear_cpu.h"
 #include "ops/lrn/lrn_cpu.h"
+#include "ops/lrn/lrn_gradient_cpu.h"
 #include "ops/pool/pool_cpu.h"
+#include "ops/pool/pool_gradient_cpu.h"
 #include "ops/rbf/rbf_cpu.h"
 #include "ops/subsample2d/subsample2d_cpu.h"
+#include "ops/subsample2d/subsample2d_gradient_cpu.h"
 #include "plan/plan.h"
 #include "python/bind_int8.h"
 #include "python/call.h"
@@ -141,6 +147,26 @@ void bind_problems(py::module_& m) {
       .def_readwrite("kernel_size", &Subsample2dProblem::kernel_size)
       .def_readwrite("x_stride", &Subsample2dProblem::x_stride)
       .def_readwrite("y_stride", &Subsample2dProblem::y_stride);
+  py::class_<BiasActivationProblem>(m, "BiasActivationProblem")
+      .def(py::init([] { return BiasActivationProblem{}; }))
+      .def_readwrite("dtype", &BiasActivationProblem::dtype)
+      .def_readwrite("activation", &BiasActivationProblem::activation)
+      .def_readwrite("pixels", &BiasActivationProblem::pixels)
+      .def_readwrite("C", &BiasActivationProblem::C)
+      .def_readwrite("dy_stride", &BiasActivationProblem::dy_stride)
+      .def_readwrite("y_stride", &BiasActivationProblem::y_stride);
+  py::class_<BatchNormProblem>(m, "BatchNormProblem")
+      .def(py::init([] { return BatchNormProblem{}; }))
+      .def_readwrite("dtype", &BatchNormProblem::dtype)
+      .def_readwrite("relu", &BatchNormProblem::relu)
+      .def_readwrite("has_residual", &BatchNormProblem::has_residual)
+      .def_readwrite("pixels", &BatchNormProblem::pixels)
+      .def_readwrite("C", &BatchNormProblem::C)
+      .def_readwrite("eps", &BatchNormProblem::eps)
+      .def_readwrite("momentum", &BatchNormProblem::momentum)
+      .def_readwrite("x_stride", &BatchNormProblem::x_stride)
+      .def_readwrite("residual_stride", &BatchNormProblem::residual_stride)
+      .def_readwrite("dy_stride", &BatchNormProblem::dy_stride);
   py::class_<CopySliceProblem>(m, "CopySliceProblem")
       .def(py::init([] { return CopySliceProblem{}; }))
       .def_readwrite("element_size", &CopySliceProblem::element_size)
@@ -507,6 +533,94 @@ void bind_cpu(py::module_ m) {
       Release());
 }
 
+// Training: kernels of several outputs, whose tensors all come from the caller.
+void bind_cpu_gradients(py::module_& m) {
+  const py::arg problem("problem"), threads("threads");
+  m.def(
+      "conv2d_weight_gradient",
+      [](const Conv2dProblem& problem, bool contiguous, int threads, bool winograd) {
+        if (winograd && ((problem.R != 3 && problem.R != 5) || problem.S != problem.R))
+          throw std::invalid_argument("conv2d_weight_gradient: winograd needs a 3x3 or 5x5 kernel");
+        return bound(2, py::none(), [=](Addresses a) {
+          (winograd ? FASTCNN_SELECT(winograd_weight_gradient) : FASTCNN_SELECT(conv2d_weight_gradient))(
+              problem, a[0], a[1], static_cast<float*>(a[2]), contiguous, threads);
+        });
+      },
+      problem, py::arg("contiguous"), threads, py::arg("winograd") = false, "(x, dy, dw)");
+  m.def(
+      "bias_activation_gradient",
+      [](const BiasActivationProblem& problem, int threads) {
+        return bound(3, py::none(), [=](Addresses a) {
+          FASTCNN_SELECT(bias_activation_gradient)
+          (problem, a[0], a[1], a[2], static_cast<float*>(a[3]), threads);
+        });
+      },
+      problem, threads, "(dy, y, dz, db)");
+  m.def(
+      "lrn_gradient",
+      [](const LrnProblem& problem, int threads) {
+        return bound(2, py::none(),
+                     [=](Addresses a) { FASTCNN_SELECT(lrn_gradient)(problem, a[0], a[1], a[2], threads); });
+      },
+      problem, threads, "(x, dy, dx)");
+  m.def(
+      "max_pool2d_taps",
+      [](const Pool2dProblem& problem, int threads) {
+        return bound(2, py::none(), [=](Addresses a) {
+          FASTCNN_SELECT(max_pool2d_taps)(problem, a[0], a[1], static_cast<uint8_t*>(a[2]), threads);
+        });
+      },
+      problem, threads, "(x, y, taps)");
+  m.def(
+      "pool2d_gradient",
+      [](const Pool2dProblem& problem, int threads) {
+        return bound(2, py::none(), [=](Addresses a) {
+          FASTCNN_SELECT(pool2d_gradient)(problem, static_cast<uint8_t*>(a[0]), a[1], a[2], threads);
+        });
+      },
+      problem, threads, "(taps, dy, dx)");
+  m.def(
+      "adaptive_avg_pool2d_gradient",
+      [](const AdaptiveAvgPool2dProblem& problem, int threads) {
+        return bound(1, py::none(), [=](Addresses a) {
+          FASTCNN_SELECT(adaptive_avg_pool2d_gradient)(problem, a[0], a[1], threads);
+        });
+      },
+      problem, threads, "(dy, dx)");
+  m.def(
+      "subsample2d_gradient",
+      [](const Subsample2dProblem& problem, int threads) {
+        return bound(4, py::none(), [=](Addresses a) {
+          FASTCNN_SELECT(subsample2d_gradient)
+          (problem, a[0], static_cast<float*>(a[1]), a[2], a[3], static_cast<float*>(a[4]), threads);
+        });
+      },
+      problem, threads, "(x, coefficient, dy, dx, dcoefficient)");
+  auto norm = [](Addresses a) {
+    auto floats = [=](int i) { return static_cast<float*>(a[i]); };
+    return BatchNormPointers{a[0],      floats(1), floats(2), a[3], floats(4),
+                             floats(5), floats(6), floats(7), a[8]};
+  };
+  m.def(
+      "batch_norm",
+      [=](const BatchNormProblem& problem, int threads) {
+        return bound(8, py::none(),
+                     [=](Addresses a) { FASTCNN_SELECT(batch_norm)(problem, norm(a), threads); });
+      },
+      problem, threads, "(x, weight, bias, residual, running_mean, running_var, mean, inv_std, y)");
+  m.def(
+      "batch_norm_gradient",
+      [=](const BatchNormProblem& problem, int threads) {
+        return bound(13, py::none(), [=](Addresses a) {
+          const BatchNormGradients gradients{a[9], a[10], a[11], static_cast<float*>(a[12]),
+                                             static_cast<float*>(a[13])};
+          FASTCNN_SELECT(batch_norm_gradient)(problem, norm(a), gradients, threads);
+        });
+      },
+      problem, threads,
+      "(x, weight, bias, residual, None, None, mean, inv_std, y, dy, dx, dresidual, dweight, dbias)");
+}
+
 void bind_cpu_conv2d(py::module_& m) {
   m.def("conv2d_algorithms", &conv2d_algorithms, "All of them, best first.");
   m.def("conv2d_reason", &conv2d_reason, py::arg("name"), py::arg("problem"), py::arg("threads"),
@@ -517,7 +631,9 @@ void bind_cpu_conv2d(py::module_& m) {
   py::enum_<WeightForm>(m, "WeightForm")
       .value("packed", WeightForm::packed)
       .value("contiguous", WeightForm::contiguous)
-      .value("channels_last", WeightForm::channels_last);
+      .value("channels_last", WeightForm::channels_last)
+      .value("flipped_contiguous", WeightForm::flipped_contiguous)
+      .value("flipped_channels_last", WeightForm::flipped_channels_last);
   py::class_<Conv2d>(m, "Conv2d")
       .def(py::init<const Conv2dProblem&, const std::string&, bool>(), py::arg("problem"), py::arg("name"),
            py::arg("max_pool") = false)
@@ -643,6 +759,7 @@ PYBIND11_MODULE(_C, m) {
   auto cpu = m.def_submodule("cpu");
   bind_cpu(cpu);
   bind_cpu_conv2d(cpu);
+  bind_cpu_gradients(cpu);
   bind_plan(cpu);
   python::bind_int8(m, cpu);
   m.def("build_info", [] {

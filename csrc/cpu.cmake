@@ -15,20 +15,27 @@ set(FASTCNN_CPU_SOURCES
 set(FASTCNN_ISA_SOURCES
   cpu/fingerprint.cpp
   ops/add_relu/add_relu_cpu.cpp
+  ops/batch_norm/batch_norm_cpu.cpp
+  ops/bias_activation/bias_activation_gradient_cpu.cpp
   ops/concat/concat_cpu.cpp
   ops/conv2d/direct_cpu.cpp
   ops/conv2d/narrow_cpu.cpp
   ops/conv2d/narrow_groups_cpu.cpp
+  ops/conv2d/weight_gradient_cpu.cpp
   ops/conv2d/winograd_cpu.cpp
+  ops/conv2d/winograd_weight_gradient_cpu.cpp
   ops/conv2d_int8/depthwise_int8_cpu.cpp
   ops/conv2d_int8/gemm_int8_cpu.cpp
   ops/elementwise/elementwise_cpu.cpp
   ops/int8/int8_cpu.cpp
   ops/linear/linear_cpu.cpp
   ops/lrn/lrn_cpu.cpp
+  ops/lrn/lrn_gradient_cpu.cpp
   ops/pool/pool_cpu.cpp
+  ops/pool/pool_gradient_cpu.cpp
   ops/rbf/rbf_cpu.cpp
-  ops/subsample2d/subsample2d_cpu.cpp)
+  ops/subsample2d/subsample2d_cpu.cpp
+  ops/subsample2d/subsample2d_gradient_cpu.cpp)
 # AVX512-BF16 goes beside avx512, for what multiplies pairs of bfloat16.
 set(FASTCNN_BF16_SOURCES
   ops/conv2d/direct_cpu.cpp

@@ -150,12 +150,20 @@ def apply(activation: str | None, x: Tensor) -> Tensor:
     return x if activation is None else named(activation).apply(x)
 
 
-def gradient(activation: str | None, grad: Tensor, output: Tensor, before: Callable[[], Tensor]) -> Tensor:
+def gradient(activation: str | None, grad: Tensor, output: Tensor | None, before: Callable[[], Tensor]) -> Tensor:
     """grad * act'(x), where output = act(x) and before() computes x."""
     if activation is None:
         return grad
     row = named(activation)
-    return row.gradient(grad, output if row.needs == "output" else before())
+    if row.needs == "input":
+        return row.gradient(grad, before())
+    assert output is not None
+    return row.gradient(grad, output)
+
+
+def needs(activation: str | None) -> Literal["output", "input"] | None:
+    """What the gradient is computed from; None where there is no activation."""
+    return None if activation is None else named(activation).needs
 
 
 def increasing(activation: str | None) -> bool:

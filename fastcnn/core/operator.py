@@ -21,17 +21,21 @@ from fastcnn.core.recall import (
     is_dense,
     is_inference,
     needs_definition,
+    observed,
     profiler_enabled,
     recall,
 )
+from fastcnn.core.recorded import Recorded
 from fastcnn.core.selector import Selector
 
 
 class Operator(Selector[P]):
     """One operator: its contract, its entry in torch.library, its candidates and its remembered choices.
 
-    backward(ctx, grad)                    the gradient, in differentiable PyTorch operators
-    saved(tensors, output)                 the tensors that `backward` needs
+    backward(ctx, grad, *params)           the gradient; where gradients are enabled, in differentiable operators
+    saved(tensors, output, params)         the tensors that `backward` needs
+    training(tensors, params)              (output, what to save in the place of `saved`) by a kernel that remembers
+                                           more than the output, for a gradient in eager mode; None: there is none
     unbatched                              which of (*tensors, out) are (C, H, W) where the first is
     """
 
@@ -45,8 +49,9 @@ class Operator(Selector[P]):
         definition: Callable[..., Tensor],
         candidates: Iterable[Candidate[P]],
         backward: Callable[..., Any],
-        saved: Callable[[Sequence[Any], Tensor], Sequence[Any]],
+        saved: Callable[[Sequence[Any], Tensor, tuple[Any, ...]], Sequence[Any]],
         tensor_count: int,
+        training: Callable[[Sequence[Any], tuple[Any, ...]], tuple[Tensor, Sequence[Any]] | None] | None = None,
         unbatched: tuple[int, ...] = (),
         setting: Callable[[], Any] | None = None,
         cases: Sequence[Case] = (),
@@ -57,7 +62,9 @@ class Operator(Selector[P]):
             cases=cases, races=races,
         )  # fmt: skip
         self.unbatched = unbatched
-        self._register(schema, backward, saved, tensor_count)
+        self.backward, self.saved, self.training = backward, saved, training
+        self._canonical: dict[Any, tuple[Any, ...]] = {}
+        self._register(schema, tensor_count)
         OPERATORS[name] = self
 
     # ---- the three doors -------------------------------------------------------------------------------
@@ -84,6 +91,8 @@ class Operator(Selector[P]):
         key = None if dynamo_compiles() or profiler_enabled() else self._key(tensors, params, out)
         if key is not None and is_inference(tensors):
             return self._runner(key, tensors, params, out)(*tensors, out)
+        if key is not None and out is None and not observed():
+            return self._record(key, tensors, params)
         result = self._observed(tensors, self.normalise(tensors, params), out)
         return result if out is None else out.copy_(result)
 
@@ -113,6 +122,16 @@ class Operator(Selector[P]):
     def run(self, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None = None) -> Tensor:
         """Runs the operator by the chosen kernel, without autograd; a gradient may have been asked for above."""
         return changing.run(self._runner(self._key(tensors, params, out), tensors, params, out), *tensors, out)
+
+    def _record(self, key: Any, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...]) -> Tensor:
+        """Runs the operator with its gradient recorded, round torch.library."""
+        runner = self._runner(key, tensors, params, None)
+        canonical = self._canonical.get(key)
+        if canonical is None:
+            if len(self._canonical) >= self.MAX_REMEMBERED:
+                self._canonical.clear()
+            canonical = self._canonical[key] = self.normalise(tensors, params)
+        return Recorded.apply(*tensors, self, runner, canonical)  # type: ignore[no-any-return, no-untyped-call]
 
     def _runner(
         self, key: Any, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None
@@ -154,7 +173,7 @@ class Operator(Selector[P]):
 
     # ---- torch.library ---------------------------------------------------------------------------------
 
-    def _register(self, schema: str, backward: Any, saved: Any, tensor_count: int) -> None:
+    def _register(self, schema: str, tensor_count: int) -> None:
         _LIBRARY.define(schema)
         qualified = f"fastcnn::{self.name}"
         takes_list = schema.split("(", 1)[1].startswith("Tensor[]")
@@ -180,10 +199,10 @@ class Operator(Selector[P]):
         def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
             tensors, params = split(inputs)
             ctx.params = params
-            ctx.save_for_backward(*saved(tensors, output))
+            ctx.save_for_backward(*self.saved(tensors, output, params))
 
         def gradient(ctx: Any, grad: Tensor) -> Any:
-            grads = backward(ctx, grad, *ctx.params)
+            grads = self.backward(ctx, grad, *ctx.params)
             if takes_list:
                 return (list(grads), *([None] * len(ctx.params)))
             return (*grads, *([None] * len(ctx.params)))

@@ -24,6 +24,11 @@ profiler_enabled, _transforms = torch.autograd._profiler_enabled, torch._C._func
 _OBSERVERS = torch._C._len_torch_dispatch_stack, torch._C._is_tracing, _transforms
 
 
+def observed() -> bool:
+    """Whether a mode, a tracer, a transform or a forward-mode gradient takes part, and wants to see the operators."""
+    return forward_ad._current_level >= 0 or any(observes() for observes in _OBSERVERS)
+
+
 def is_dense(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.layout is torch.strided
 

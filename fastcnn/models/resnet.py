@@ -11,7 +11,7 @@ from fastcnn import nn
 from fastcnn.models._arguments import check_num_classes, check_variant
 from fastcnn.models._network import Network
 from fastcnn.models._weights import PathLike, load_weights
-from fastcnn.nn.blocks import BasicBlock, Bottleneck
+from fastcnn.nn.blocks import BasicBlock, Bottleneck, norm_relu
 
 Block = type[BasicBlock] | type[Bottleneck]
 
@@ -80,7 +80,7 @@ class ResNet(_ResidualNetwork):
         _initialise(self)
 
     def forward_features(self, input: torch.Tensor) -> torch.Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(input))))
+        x = self.maxpool(norm_relu(self.bn1, self.relu, self.conv1(input)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def stages(self) -> list[list[torch.nn.Module]]:
@@ -112,7 +112,7 @@ class CifarResNet(_ResidualNetwork):
         _initialise(self)
 
     def forward_features(self, input: torch.Tensor) -> torch.Tensor:
-        x = self.relu(self.bn1(self.conv1(input)))
+        x = norm_relu(self.bn1, self.relu, self.conv1(input))
         return self.layer3(self.layer2(self.layer1(x)))
 
     def stages(self) -> list[list[torch.nn.Module]]:

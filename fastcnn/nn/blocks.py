@@ -8,8 +8,15 @@ from torch.overrides import has_torch_function
 import fastcnn.functional as F
 from fastcnn.core.packing import joined
 from fastcnn.nn import layers as nn
+from fastcnn.ops import batch_norm
 
 SHORTCUTS = ("A", "B", "none")
+
+
+def norm_relu(norm: torch.nn.Module, relu: torch.nn.Module, input: torch.Tensor) -> torch.Tensor:
+    """relu(norm(input)), in training as one kernel where that applies."""
+    fused = batch_norm.training_step(norm, input, relu)
+    return relu(norm(input)) if fused is None else fused
 
 
 class ConvBNReLU(torch.nn.Module):
@@ -27,8 +34,8 @@ class ConvBNReLU(torch.nn.Module):
         self.relu = torch.nn.ReLU(inplace=True)
 
     def forward(self, input: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.bn(self.conv(input))
-        return self.relu(x) if out is None else torch.clamp_min(x, 0, out=out)
+        x = self.conv(input)
+        return norm_relu(self.bn, self.relu, x) if out is None else torch.clamp_min(self.bn(x), 0, out=out)
 
 
 class Inception(torch.nn.Module):
@@ -167,11 +174,25 @@ class _ResidualBlock(torch.nn.Module):
         projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
         return torch.nn.Sequential(projection, torch.nn.BatchNorm2d(out_channels))
 
-    def join(self, x: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
-        """relu(x + shortcut(input)), or relu(x) in a plain net."""
+    def join(self, norm: torch.nn.Module, x: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+        """relu(norm(x) + shortcut(input)), or relu(norm(x)) in a plain net."""
         if self.shortcut == "none":
-            return self.relu(x)
-        return self.add_relu(x, input if self.downsample is None else self.downsample(input))
+            return norm_relu(norm, self.relu, x)
+        if norm.training:
+            shortcut = self._project(input)
+            fused = batch_norm.training_step(norm, x, self.add_relu, shortcut)
+            return self.add_relu(norm(x), shortcut) if fused is None else fused
+        return self.add_relu(norm(x), input if self.downsample is None else self.downsample(input))
+
+    def _project(self, input: torch.Tensor) -> torch.Tensor:
+        if self.downsample is None:
+            return input
+        if not isinstance(self.downsample, torch.nn.Sequential) or not batch_norm.is_plain(self.downsample):
+            return self.downsample(input)
+        projection, norm = self.downsample
+        x = projection(input)
+        fused = batch_norm.training_step(norm, x)
+        return norm(x) if fused is None else fused
 
 
 class BasicBlock(_ResidualBlock):
@@ -203,8 +224,8 @@ class BasicBlock(_ResidualBlock):
         self.downsample = self._make_downsample(in_channels, channels, stride)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        x = self.relu(self.bn1(self.conv1(input)))
-        return self.join(self.bn2(self.conv2(x)), input)
+        x = norm_relu(self.bn1, self.relu, self.conv1(input))
+        return self.join(self.bn2, self.conv2(x), input)
 
 
 class Bottleneck(_ResidualBlock):
@@ -241,6 +262,6 @@ class Bottleneck(_ResidualBlock):
         self.downsample = self._make_downsample(in_channels, channels * self.expansion, stride)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        x = self.relu(self.bn1(self.conv1(input)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.join(self.bn3(self.conv3(x)), input)
+        x = norm_relu(self.bn1, self.relu, self.conv1(input))
+        x = norm_relu(self.bn2, self.relu, self.conv2(x))
+        return self.join(self.bn3, self.conv3(x), input)

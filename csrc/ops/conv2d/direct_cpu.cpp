@@ -32,6 +32,13 @@ void pack_vector(const Conv2dProblem& p, const float* weight, WeightForm form, i
   const int64_t columns = p.K / p.groups, channels = p.C / p.groups, taps = p.R * p.S,
                 depth = taps * channels;
   if constexpr (kStep == 1) {
+    if (is_flipped(form)) {
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t c = 0; c < channels; ++c)
+          store(out + (tap * channels + c) * width,
+                flipped_lanes(p, weight, form, group, vec * kWidth, c, tap));
+      return;
+    }
     weight += group * columns * depth;
     if (form == WeightForm::channels_last)
       return each_depth(weight, depth, vec * kWidth, columns, 0, depth,

@@ -10,8 +10,10 @@
 namespace fastcnn {
 
 // Weights packed as a kernel reads them, or as PyTorch keeps them, in fp32: of each output channel,
-// [C / groups][R][S] (contiguous) or [R][S][C / groups] (channels_last).
-enum class WeightForm { packed, contiguous, channels_last };
+// [C / groups][R][S] (contiguous) or [R][S][C / groups] (channels_last). The flipped forms are such weights
+// of another convolution, whose gradient with respect to its input this one is (stride 1): its output
+// channels are this one's input channels, and its taps are read backwards.
+enum class WeightForm { packed, contiguous, channels_last, flipped_contiguous, flipped_channels_last };
 
 struct Conv2dPointers {
   const void* x;

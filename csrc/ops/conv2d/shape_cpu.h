@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/gemm.h"
+#include "ops/conv2d/kernels_cpu.h"
 
 namespace fastcnn::FASTCNN_ISA {
 
@@ -12,11 +13,35 @@ FASTCNN_INLINE int threads_for_conv(const Conv2dProblem& p, int threads) {
   return useful < threads ? static_cast<int>(useful) : threads;
 }
 
+FASTCNN_INLINE bool is_flipped(WeightForm form) {
+  return form == WeightForm::flipped_contiguous || form == WeightForm::flipped_channels_last;
+}
+
 // Where weights that are not packed have the element (k, c, r, s), tap = r * S + s.
 FASTCNN_INLINE int64_t weight_index(const Conv2dProblem& p, WeightForm form, int64_t k, int64_t c,
                                     int64_t tap) {
-  const int64_t channels = p.C / p.groups, taps = p.R * p.S;
-  return k * channels * taps + (form == WeightForm::channels_last ? tap * channels + c : c * taps + tap);
+  int64_t channels = p.C / p.groups;
+  const int64_t taps = p.R * p.S;
+  if (is_flipped(form)) {
+    const int64_t columns = p.K / p.groups, row = k / columns * channels + c;
+    c = k % columns, k = row, tap = taps - 1 - tap, channels = columns;
+  }
+  const bool last = form == WeightForm::channels_last || form == WeightForm::flipped_channels_last;
+  return k * channels * taps + (last ? tap * channels + c : c * taps + tap);
+}
+
+// The element (c, tap) of kWidth output channels of a group, from `column` on, of flipped weights: 0 where
+// there is no such channel.
+FASTCNN_INLINE Vec flipped_lanes(const Conv2dProblem& p, const float* weight, WeightForm form, int64_t group,
+                                 int64_t column, int64_t c, int64_t tap) {
+  const int64_t columns = p.K / p.groups;
+  const int count = static_cast<int>(min_of<int64_t>(kWidth, columns - column));
+  const float* from = weight + weight_index(p, form, group * columns + column, c, tap);
+  if (form == WeightForm::flipped_channels_last)
+    return count == kWidth ? load(from) : load_partial(from, count);
+  Vec lanes = zero();
+  for (int i = 0; i < count; ++i) lanes[i] = from[i * p.R * p.S];
+  return lanes;
 }
 
 struct BlockPlan {

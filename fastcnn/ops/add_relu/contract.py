@@ -67,7 +67,7 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> AddReluProblem:
     )  # fmt: skip
 
 
-def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+def saved(tensors: Sequence[Any], output: Tensor, params: tuple[Any, ...]) -> Sequence[Any]:
     return (output,)
 
 

@@ -66,7 +66,7 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> ConcatProblem:
     )  # fmt: skip
 
 
-def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+def saved(tensors: Sequence[Any], output: Tensor, params: tuple[Any, ...]) -> Sequence[Any]:
     # Only the channel counts matter, but the context can hold nothing but tensors and what they own.
     return tensors
 

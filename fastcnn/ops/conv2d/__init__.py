@@ -2,7 +2,7 @@
 
 from fastcnn.backends.triton.backend import tf32_setting
 from fastcnn.core.operator import Operator
-from fastcnn.ops.conv2d import cases, contract, cpu, cuda, reference, triton
+from fastcnn.ops.conv2d import cases, contract, cpu, cuda, gradient, reference, triton
 
 conv2d = Operator(
     "conv2d",
@@ -10,7 +10,7 @@ conv2d = Operator(
     normalise=contract.normalise,
     infer=contract.infer,
     definition=reference.conv2d,
-    backward=contract.backward,
+    backward=gradient.backward,
     saved=contract.saved,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=4,

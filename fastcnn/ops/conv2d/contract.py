@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastcnn.core import activations, checks, layout
@@ -152,37 +151,12 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> Conv2dProblem:
     )  # fmt: skip
 
 
-def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+def saved(tensors: Sequence[Any], output: Tensor, params: tuple[Any, ...]) -> Sequence[Any]:
+    """input, weight, and of bias, residual and output what the activation's gradient needs."""
     input, weight, bias, residual = tensors
-    return input, weight, bias, residual, output
-
-
-def backward(ctx: Any, grad: Tensor, stride: Any, padding: Any, dilation: Any, groups: int, activation: Any) -> Any:
-    input, weight, bias, residual, output = ctx.saved_tensors
-    needs_input, needs_weight, needs_bias, needs_residual = ctx.needs_input_grad[:4]
-
-    def before() -> Tensor:
-        options = list(stride), list(padding), list(dilation), groups, None
-        return torch.ops.fastcnn.conv2d(input, weight, bias, residual, *options)
-
-    grad = activations.gradient(activation, grad, output, before)
-    top, bottom, left, right = padding if len(padding) == 4 else (padding[0], padding[0], padding[-1], padding[-1])
-    symmetric = (top, left) == (bottom, right)
-    padded = input if symmetric else F.pad(input, (left, right, top, bottom))
-    grad_input, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-        grad, padded, weight,
-        None if bias is None else list(bias.shape),
-        list(stride), [top, left] if symmetric else [0, 0], list(dilation), False, [0, 0], groups,
-        [needs_input, needs_weight, needs_bias and bias is not None],
-    )  # fmt: skip
-    if grad_input is not None and not symmetric:
-        grad_input = grad_input[:, :, top : top + input.shape[2], left : left + input.shape[3]]
-    return (
-        grad_input if needs_input else None,
-        grad_weight if needs_weight else None,
-        grad_bias if needs_bias else None,
-        grad if needs_residual and residual is not None else None,
-    )
+    needs = activations.needs(params[-1])
+    before = (bias, residual) if needs == "input" else (None, None)
+    return input, weight, *before, output if needs == "output" else None
 
 
 def tuning_key(p: Conv2dProblem, tf32: bool) -> str:

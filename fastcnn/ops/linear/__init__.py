@@ -2,7 +2,7 @@
 
 from fastcnn.backends.triton.backend import tf32_setting
 from fastcnn.core.operator import Operator
-from fastcnn.ops.linear import cases, contract, cpu, cuda, reference, triton
+from fastcnn.ops.linear import cases, contract, cpu, cuda, gradient, reference, triton
 
 linear = Operator(
     "linear",
@@ -10,7 +10,7 @@ linear = Operator(
     normalise=contract.normalise,
     infer=contract.infer,
     definition=reference.linear,
-    backward=contract.backward,
+    backward=gradient.backward,
     saved=contract.saved,
     candidates=(*cuda.CANDIDATES, *triton.CANDIDATES, *cpu.CANDIDATES, *reference.CANDIDATES),
     tensor_count=3,

@@ -82,22 +82,6 @@ def row_stride(weight: Tensor) -> int | None:
     return weight.stride(0) if weight.dim() == 2 and (weight.stride(1) == 1 or weight.shape[1] <= 1) else None
 
 
-def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+def saved(tensors: Sequence[Any], output: Tensor, params: tuple[Any, ...]) -> Sequence[Any]:
     input, weight, bias = tensors
-    return input, weight, bias, output
-
-
-def backward(ctx: Any, grad: Tensor, activation: str | None) -> Any:
-    input, weight, bias, output = ctx.saved_tensors
-    needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-    grad = activations.gradient(activation, grad, output, lambda: torch.ops.fastcnn.linear(input, weight, bias, None))
-    matrix = weight if weight.dim() == 2 else weight[None]
-    rows = grad if weight.dim() == 2 else grad[..., None]
-    grad_input = grad_weight = None
-    if needs_input:
-        grad_input = rows @ matrix
-    if needs_weight:
-        grad_weight = rows.reshape(-1, rows.shape[-1]).t() @ input.reshape(-1, input.shape[-1])
-        grad_weight = grad_weight.reshape(weight.shape)
-    grad_bias = grad.sum_to_size(bias.shape) if bias is not None and needs_bias else None
-    return grad_input, grad_weight, grad_bias
+    return input, weight, bias, output if activations.needs(params[-1]) == "output" else None

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastcnn.core import checks, layout
@@ -69,28 +68,5 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> LrnProblem:
     )  # fmt: skip
 
 
-def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+def saved(tensors: Sequence[Any], output: Tensor, params: tuple[Any, ...]) -> Sequence[Any]:
     return (tensors[0],)
-
-
-def window_sum(x: Tensor, before: int, after: int) -> Tensor:
-    """sum of x[c - before .. c + after] over channels, zero outside."""
-    N, C, H, W = x.shape
-    if x.numel() == 0:
-        return x
-    padded = F.pad(x, (0, 0, 0, 0, before, after)).reshape(N, 1, C + before + after, H, W)
-    return F.avg_pool3d(padded, (before + after + 1, 1, 1), stride=1, divisor_override=1).reshape(x.shape)
-
-
-def backward(ctx: Any, grad: Tensor, size: int, alpha: float, beta: float, k: float) -> Any:
-    # y = x s^-beta with s = k + alpha/size sum x^2, so
-    # dx = g s^-beta - 2 alpha beta / size * x * (sum over the mirrored window of g x s^(-beta - 1)).
-    (x,) = ctx.saved_tensors
-    dtype = x.dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        x, grad = x.float(), grad.float()
-    before, after = size // 2, (size - 1) // 2
-    s = k + alpha / size * window_sum(x * x, before, after)
-    power = s.pow(-beta)
-    dx = grad * power - (2 * alpha * beta / size) * x * window_sum(grad * x * power / s, after, before)
-    return (dx.to(dtype),)

@@ -1,7 +1,7 @@
 """max_pool2d, avg_pool2d and adaptive_avg_pool2d."""
 
 from fastcnn.core.operator import Operator
-from fastcnn.ops.pool import cases, contract, cpu, cuda, reference, triton
+from fastcnn.ops.pool import cases, contract, cpu, cuda, gradient, reference, triton
 
 max_pool2d = Operator(
     "max_pool2d",
@@ -9,7 +9,8 @@ max_pool2d = Operator(
     normalise=contract.normalise_max,
     infer=contract.infer_max,
     definition=reference.max_pool2d,
-    backward=contract.backward_max,
+    backward=gradient.backward_max,
+    training=gradient.training_max,
     saved=contract.saved,
     candidates=(*cuda.MAX_CANDIDATES, *triton.MAX_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.MAX_CANDIDATES),
     tensor_count=1,
@@ -24,7 +25,7 @@ avg_pool2d = Operator(
     normalise=contract.normalise_avg,
     infer=contract.infer_avg,
     definition=reference.avg_pool2d,
-    backward=contract.backward_avg,
+    backward=gradient.backward_avg,
     saved=contract.saved,
     candidates=(*cuda.AVG_CANDIDATES, *triton.AVG_CANDIDATES, *cpu.POOL_CANDIDATES, *reference.AVG_CANDIDATES),
     tensor_count=1,
@@ -39,7 +40,7 @@ adaptive_avg_pool2d = Operator(
     normalise=contract.normalise_adaptive,
     infer=contract.infer_adaptive,
     definition=reference.adaptive_avg_pool2d,
-    backward=contract.backward_adaptive,
+    backward=gradient.backward_adaptive,
     saved=contract.saved,
     candidates=(
         *cuda.ADAPTIVE_CANDIDATES,

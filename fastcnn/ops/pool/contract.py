@@ -209,34 +209,5 @@ def infer_adaptive(tensors: Sequence[Any], params: tuple[Any, ...]) -> AdaptiveA
     )  # fmt: skip
 
 
-def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+def saved(tensors: Sequence[Any], output: Tensor, params: tuple[Any, ...]) -> Sequence[Any]:
     return (tensors[0],)
-
-
-def backward_max(ctx: Any, grad: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Any:
-    # The kernels keep no indices: finding them again costs one more pooling, in training only.
-    (input,) = ctx.saved_tensors
-    window = (list(kernel), list(stride), list(padding), list(dilation), ceil_mode)
-    with torch.no_grad():
-        _, indices = torch.ops.aten.max_pool2d_with_indices(input, *window)
-    return (torch.ops.aten.max_pool2d_with_indices_backward(grad, input, *window, indices),)
-
-
-def backward_avg(
-    ctx: Any,
-    grad: Tensor,
-    kernel: Any,
-    stride: Any,
-    padding: Any,
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor: Any,
-) -> Any:
-    (input,) = ctx.saved_tensors
-    window = (list(kernel), list(stride), list(padding), ceil_mode, count_include_pad, divisor)
-    return (torch.ops.aten.avg_pool2d_backward(grad, input, *window),)
-
-
-def backward_adaptive(ctx: Any, grad: Tensor, output_size: Any) -> Any:
-    (input,) = ctx.saved_tensors
-    return (torch.ops.aten._adaptive_avg_pool2d_backward(grad, input),)

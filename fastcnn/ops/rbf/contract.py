@@ -57,7 +57,7 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> RbfProblem:
     )  # fmt: skip
 
 
-def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+def saved(tensors: Sequence[Any], output: Tensor, params: tuple[Any, ...]) -> Sequence[Any]:
     return tensors
 
 

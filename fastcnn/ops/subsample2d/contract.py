@@ -74,24 +74,6 @@ def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> Subsample2dProblem
     )  # fmt: skip
 
 
-def block_sum(input: Tensor, kernel_size: int) -> Tensor:
-    """The sum of each kernel_size x kernel_size block."""
-    return torch.nn.functional.avg_pool2d(input, kernel_size, divisor_override=1)
-
-
-def saved(tensors: Sequence[Any], output: Tensor) -> Sequence[Any]:
+def saved(tensors: Sequence[Any], output: Tensor, params: tuple[Any, ...]) -> Sequence[Any]:
     input, coefficient, bias = tensors
-    return input, coefficient, bias, output
-
-
-def backward(ctx: Any, grad: Tensor, kernel_size: int, activation: str | None) -> Any:
-    input, coefficient, bias, output = ctx.saved_tensors
-    grad = activations.gradient(
-        activation, grad, output, lambda: torch.ops.fastcnn.subsample2d(input, coefficient, bias, kernel_size, None)
-    )
-    window = ([kernel_size, kernel_size], [kernel_size, kernel_size], [0, 0], False, True, 1)
-    return (
-        torch.ops.aten.avg_pool2d_backward(grad * coefficient[:, None, None], input, *window),
-        (grad * block_sum(input, kernel_size)).sum((0, 2, 3)),
-        grad.sum((0, 2, 3)),
-    )
+    return input, coefficient, bias, output if activations.needs(params[-1]) == "output" else None

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fastcnn.backends import reference
 from fastcnn.core import activations
-from fastcnn.ops.subsample2d.contract import Subsample2dProblem, block_sum
+from fastcnn.ops.subsample2d.contract import Subsample2dProblem
+from fastcnn.ops.subsample2d.gradient import block_sum
 
 
 def subsample2d(input: Tensor, coefficient: Tensor, bias: Tensor, kernel_size: int, activation: str | None) -> Tensor:
