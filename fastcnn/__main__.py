@@ -95,32 +95,77 @@ def demo(
 
 @app.command()
 def train(
-    output: Annotated[Path, typer.Option(help="The .safetensors file to write.")] = Path("lenet5.safetensors"),
-    variant: Annotated[
-        str, typer.Option(help="paper (RBF output, MAP loss) or modern (ReLU, cross-entropy).")
-    ] = "paper",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training digits.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=1, help="Digits a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="The peak of the learning-rate cycle.")] = 3e-3,
+    folder: Annotated[
+        Path | None, typer.Argument(help="One folder of pictures a class, or train/ and val/ with such. None: digits.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="A folder for the run; for digits a .safetensors file.")] = None,
+    model: Annotated[
+        str, typer.Option(help="With FOLDER: resnet18, vgg16, googlenet, alexnet, lenet5, ...")
+    ] = "resnet18",
+    variant: Annotated[str | None, typer.Option(help="The network's variant; digits: paper or modern.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the pictures; 30, digits 40.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a step and process; 64, digits 32.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest; 0.05, digits 0.003.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the first weights, the order and the distortions.")] = 0,
+    size: Annotated[int, typer.Option(min=0, help="Side of the input in pixels; the network's own if 0.")] = 0,
+    optimizer: Annotated[str, typer.Option(help="sgd (with Nesterov's momentum) or adamw.")] = "sgd",
+    momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(help="Not of biases and normalisations.")] = 5e-4,
+    schedule: Annotated[str, typer.Option(help="cosine, step or plateau (a tenth each time).")] = "cosine",
+    step_epochs: Annotated[int, typer.Option(min=1, help="Epochs between two steps of --schedule step.")] = 10,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs without a better accuracy: a plateau.")] = 5,
+    warmup_epochs: Annotated[float, typer.Option(help="Epochs over which the learning rate rises from 0.")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="Share of the target given to all classes.")] = 0.0,
+    crop: Annotated[str, typer.Option(help="resized (a random part), jitter (VGG's scales) or none.")] = "resized",
+    flip: Annotated[bool, typer.Option(help="Mirror every second picture.")] = True,
+    colour: Annotated[float, typer.Option(help="Change brightness, contrast, saturation by up to this share.")] = 0.0,
+    pca: Annotated[float, typer.Option(help="AlexNet's change of lighting; the paper has 0.1.")] = 0.0,
+    ema: Annotated[float, typer.Option(help="Decay a step of the weights' moving average; none if 0.")] = 0.0,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Forward in bfloat16, by autocast.")] = False,
+    held_out: Annotated[float, typer.Option(help="Share of each class held out where there is no val/.")] = 0.1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 2,
+    restart: Annotated[bool, typer.Option(help="Go on from the checkpoint in the output folder.")] = True,
 ) -> None:
-    """Trains LeNet-5 on scikit-learn's handwritten digits and reports the accuracy on a held-out third."""
-    from fastcnn.workbench import demo, train
+    """Trains a network on a folder of pictures, or LeNet-5 on scikit-learn's handwritten digits if none is named.
+
+    A run that was killed goes on from its last epoch with the bits it would have had. Several processes:
+    torchrun --nproc-per-node 2 -m fastcnn train FOLDER.
+    """
+    from fastcnn.workbench.train import command
 
     with _reported("train"):
-        if output.suffix != ".safetensors":
-            raise ValueError(f"train: output is {output}; a name that ends in .safetensors is needed")
-        recipe = train.Recipe(variant, epochs, batch_size, learning_rate, seed)
-        output.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is known before training
-        digits = train.load_digits()
-        model, seconds = demo.train_with_progress(digits, recipe, console)
-        counts = train.confusion(model, digits.held_out_images, digits.held_out_labels)
-        demo.save_weights(model, output)
-    right, of = int(counts.diag().sum()), int(counts.sum())
-    console.print(
-        f"{right} of {of} held-out digits read right ({train.accuracy(counts):.2%}), {seconds:.0f} s of training"
-    )
-    console.print(f"weights: {output}", soft_wrap=True)
+        if folder is None:
+            command.digits(console, output, variant, epochs, batch_size, learning_rate, seed)
+        else:
+            command.folder(
+                console, folder, output, restart,
+                model=model, variant=variant, size=size, epochs=epochs or 30, batch_size=batch_size or 64,
+                optimizer=optimizer, learning_rate=0.05 if learning_rate is None else learning_rate, momentum=momentum,
+                weight_decay=weight_decay, schedule=schedule, step_epochs=step_epochs, patience=patience,
+                warmup_epochs=warmup_epochs, label_smoothing=label_smoothing, crop=crop, flip=flip, colour=colour,
+                pca=pca, ema=ema, bf16=bf16, held_out=held_out, workers=workers, seed=seed,
+            )  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="One folder of pictures a class, or a folder with val/ in it.")],
+    model: Annotated[str, typer.Option(help="A network: resnet18, vgg16, googlenet, alexnet, lenet5, ...")],
+    weights: Annotated[list[Path], typer.Option(help="A file; given several times, their networks are averaged.")],
+    variant: Annotated[str | None, typer.Option(help="The network's variant, if not its default.")] = None,
+    size: Annotated[int, typer.Option(min=0, help="Side of the input in pixels; the network's own if 0.")] = 0,
+    crops: Annotated[str, typer.Option(help="1 (the middle), 10 (AlexNet's) or dense (VGG's).")] = "1",
+    scales: Annotated[str, typer.Option(help="With dense: lengths of the shorter side, averaged: 256,288.")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 2,
+    output: Annotated[Path | None, typer.Option(help="Draw the confusion matrix into this folder.")] = None,
+) -> None:
+    """Top-1 and top-5 accuracy of your weights on a folder of pictures."""
+    from fastcnn.workbench.train import command, evaluate
+
+    with _reported("evaluate"):
+        settings = evaluate.settings_for(model, variant, size, batch_size, workers)
+        command.evaluate_folder(console, folder, weights, settings, crops, scales, output)
 
 
 @app.command()
