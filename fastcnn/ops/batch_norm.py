@@ -145,7 +145,7 @@ def training_step(
             momentum = 1.0 / float(norm.num_batches_tracked)
     # Converted out here: what the function saves must be its inputs, or second derivatives would end at a copy.
     input, residual = layout.channels_last(input), None if residual is None else layout.channels_last(residual)
-    return _BatchNorm.apply(  # type: ignore[no-any-return, no-untyped-call]
+    return _BatchNorm.apply(  # type: ignore[no-untyped-call]
         input, norm.weight, norm.bias, residual, norm.running_mean, norm.running_var, momentum, norm.eps,
         relu is not None,
     )  # fmt: skip

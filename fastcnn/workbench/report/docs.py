@@ -18,6 +18,7 @@ python -m fastcnn report --write-docs fills them in from results/*.json; a test 
     time NAME BATCH WHO     a median: NAME a network, or an operator's label with _ for spaces
     ratio NAME BATCH WHO    WHO's time over fastcnn's; WHO may be `best`: the fastest other
     device                  the processor and threads
+    table training          a step of training against PyTorch's; from results/training/*.json
     table claims [NUMBER]   the verdicts on the papers' claims, or all about one; from results/claims/*.json
 
 A line that four spaces indent is an example, and left alone.
@@ -28,6 +29,7 @@ file by name that has the figure serves.
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Callable
@@ -80,7 +82,11 @@ def filled(text: str, folder: Path, name: str = "text") -> str:
         if not loaded and not claims:
             loaded.update({path.stem: Results.load(path) for path in sorted(folder.glob("*.json"))})
             claims.update({path.stem: load_claims(path) for path in sorted(folder.glob("claims/*.json"))})
-        files = claims if what[:2] == ["table", "claims"] else loaded
+        files = loaded
+        if what[:2] == ["table", "claims"]:
+            files = claims
+        elif what[:2] == ["table", "training"]:
+            files = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("training/*.json"))}
         choice = [r for stem, r in files.items() if device in (None, stem)]
         if not choice:
             raise ValueError(f"{name}: {match['open']}: no result file {device or ''} in {folder}")
@@ -173,6 +179,17 @@ def _claims(claims: dict[str, Any], _: str, number: str = "") -> str:
     return show.markdown(claims["claims"][number]) if number else show.summary(claims)
 
 
+def _training(steps: dict[str, Any], _: str = "") -> str:
+    lines = ["| network | batch | fastcnn | PyTorch | ratio | torch.compile |", "|---|--:|--:|--:|--:|--:|"]
+    for row in steps["rows"]:
+        times = {who: seconds(found["median"]) for who, found in row["seconds"].items()}
+        lines.append(
+            f"| {NAMES.get(row['network'], row['network'])} | {row['batch']} | {times['fastcnn']} | {times['eager']} | "
+            f"{row['eager over fastcnn']:.2f} | {times.get('compile', '-')} |"
+        )
+    return "\n" + "\n".join(lines) + "\n"
+
+
 def _classifiers(results: Results, _: str = "") -> str:
     cases = [rows for (kind, *_), rows in results.cases.items() if kind == "classifier" and "fastcnn" in rows]
     if not cases:
@@ -217,4 +234,5 @@ _FIGURES: dict[str, Callable[..., str]] = {
     "table claims": _claims,
     "table classifiers": _classifiers,
     "table memory": _memory,
+    "table training": _training,
 }

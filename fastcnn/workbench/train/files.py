@@ -13,17 +13,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from fastcnn.core.files import written_whole
+
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
     """Writes `path` by write(another name), then gives it its name. Raises what `write` raises; `path` stays then."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(beside)
-        with beside.open("rb+") as file:
+    with written_whole(path) as partial:
+        write(partial)
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def save_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
