@@ -319,6 +319,17 @@ void bind_cuda(py::module_ m) {
       },
       py::arg("problem"), py::arg("plan"), py::arg("capability"), py::arg("shared_memory_per_block"),
       "\"\" if the plan can run the problem, else why not.");
+  m.def(
+      "conv2d_plan_prediction",
+      [=](const Conv2dProblem& p, const cuda::Conv2dPlan& plan, std::pair<int, int> capability,
+          int multiprocessors, int shared_memory_per_block) {
+        const auto device = as_device(capability, multiprocessors, shared_memory_per_block);
+        return py::make_tuple(cuda::conv2d_plan_cycles(p, plan, device),
+                              cuda::conv2d_plan_share(p, plan, device));
+      },
+      py::arg("problem"), py::arg("plan"), py::arg("capability"), py::arg("multiprocessors"),
+      py::arg("shared_memory_per_block"),
+      "Clock cycles that the cost model expects, and the share of multiprocessors kept busy.");
   m.def("conv2d_workspace_bytes", &cuda::conv2d_workspace_bytes, py::arg("problem"), py::arg("plan"));
   m.def("conv2d_from_linear", &cuda::conv2d_from_linear, py::arg("problem"));
   m.def(

@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "cuda/launch.h"
 #include "cuda/tensor_map.h"
 
@@ -40,7 +42,51 @@ Encode find_encode() {
 }  // namespace
 #endif
 
+bool TensorMapRequest::operator==(const TensorMapRequest& other) const {
+  bool same = dtype == other.dtype && rank == other.rank && base == other.base &&
+              swizzle_bytes == other.swizzle_bytes && rounds_to_tf32 == other.rounds_to_tf32;
+  for (int i = 0; i < rank && same; i++)
+    same = size[i] == other.size[i] && box[i] == other.box[i] && step[i] == other.step[i] &&
+           (i == 0 || stride_bytes[i - 1] == other.stride_bytes[i - 1]);
+  return same;
+}
+
+namespace {
+
+struct KeptMap {
+  TensorMapRequest request = {};
+  TensorMap map;
+  bool valid = false;
+};
+constexpr size_t kKeptMaps = 256;  // 80 KB a thread that launches; a network of 50 layers asks for 200
+
+KeptMap& kept_map(const TensorMapRequest& request) {
+  static thread_local std::vector<KeptMap> kept(kKeptMaps);
+  uint64_t hash = reinterpret_cast<uintptr_t>(request.base) >> 4;
+  for (int i = 0; i < request.rank; i++) hash = hash * 31 + request.size[i] * 7 + request.box[i];
+  return kept[(hash ^ (hash >> 17)) % kKeptMaps];
+}
+
+Status encode(const TensorMapRequest& request, TensorMap* map);
+
+}  // namespace
+
 Status encode_tensor_map(const TensorMapRequest& request, TensorMap* map) {
+  KeptMap& kept = kept_map(request);
+  if (!kept.valid || !(kept.request == request)) {
+    kept.valid = false;
+    const Status status = encode(request, &kept.map);
+    if (!status.ok()) return status;
+    kept.request = request;
+    kept.valid = true;
+  }
+  *map = kept.map;
+  return Status();
+}
+
+namespace {
+
+Status encode(const TensorMapRequest& request, TensorMap* map) {
   uint32_t box[4];  // before thinning out, as the driver counts it
   for (int i = 0; i < request.rank; i++) box[i] = request.box[i] * request.step[i];
   const int swizzle = request.swizzle_bytes == 128 ? 3 : request.swizzle_bytes == 64 ? 2 : 1;
@@ -51,20 +97,22 @@ Status encode_tensor_map(const TensorMapRequest& request, TensorMap* map) {
   if (refusal) return make_status(StatusCode::unsupported, "tensor map: %s", refusal);
   return Status();
 #else
-  const Encode encode = find_encode();
-  if (!encode) return make_status(StatusCode::unsupported, "the driver has no cuTensorMapEncodeTiled");
+  const Encode driver_encode = find_encode();
+  if (!driver_encode) return make_status(StatusCode::unsupported, "the driver has no cuTensorMapEncodeTiled");
   const CUtensorMapDataType type = request.dtype == DType::float16    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                    : request.dtype == DType::bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                    : request.rounds_to_tf32           ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
                                                                       : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
-  const CUresult result =
-      encode(map, type, request.rank, const_cast<void*>(request.base), request.size, request.stride_bytes,
-             box, request.step, CU_TENSOR_MAP_INTERLEAVE_NONE, static_cast<CUtensorMapSwizzle>(swizzle),
-             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = driver_encode(
+      map, type, request.rank, const_cast<void*>(request.base), request.size, request.stride_bytes, box,
+      request.step, CU_TENSOR_MAP_INTERLEAVE_NONE, static_cast<CUtensorMapSwizzle>(swizzle),
+      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return Status();
   return make_status(StatusCode::unsupported, "the driver refused a tensor map of rank %d (error %d)",
                      request.rank, static_cast<int>(result));
 #endif
 }
+
+}  // namespace
 
 }  // namespace fastcnn::cuda

@@ -17,9 +17,12 @@ struct TensorMapRequest {
   uint32_t step[4];          // every step-th element is taken
   int swizzle_bytes;         // 32, 64 or 128
   bool rounds_to_tf32;       // float32 on its way in: wgmma would cut off what tf32 has no bits for
+
+  bool operator==(const TensorMapRequest& other) const;
 };
 
-// What the driver refuses is unsupported, in words.
+// Encoded once for a thread's last tensors: a network's calls ask for the same ones again, and the driver takes longer
+// for a map than for a launch. What the driver refuses is unsupported, in words.
 Status encode_tensor_map(const TensorMapRequest& request, TensorMap* map);
 
 }  // namespace fastcnn::cuda

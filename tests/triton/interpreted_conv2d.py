@@ -57,6 +57,45 @@ def run(dtype, config, n, h, w, c, k, kernel, stride=1, pad=0, dilation=1, group
     return problem
 
 
+GROUPED = {
+    "depthwise": {"size": (2, 9, 7, 24, 24), "kernel": (3, 3), "pad": 1, "groups": 24},
+    "two outputs a channel, stride 2": {"size": (1, 8, 9, 6, 12), "kernel": (3, 3), "pad": 1, "stride": 2, "groups": 6},
+    "one row of 31": {"size": (1, 1, 37, 16, 16), "kernel": (1, 31), "pad": 0, "groups": 16},
+    "groups of 4, dilated": {"size": (1, 9, 9, 32, 32), "kernel": (3, 3), "pad": 2, "dilation": 2, "groups": 8},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", GROUPED)
+def test_grouped(dtype, case):
+    """The kernel for narrow groups, over slices and with a residual."""
+    arguments = dict(GROUPED[case])
+    n, h, w, c, k = arguments.pop("size")
+    r, s = arguments["kernel"]
+    pad, stride, dilation, groups = (arguments.get(name, 1) for name in ("pad", "stride", "dilation", "groups"))
+    pad = arguments["pad"]
+    x = Slice(n, h, w, c, dtype, before=8, after=8, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    weight = (torch.randn(k, c // groups, r, s, generator=generator) / (c // groups * r * s) ** 0.5).to(dtype)
+    bias = torch.randn(k, generator=generator).to(dtype)
+    p_out, q_out = ((size + 2 * pad - dilation * (f - 1) - 1) // stride + 1 for size, f in ((h, r), (w, s)))
+    y = Slice(n, p_out, q_out, k, dtype, before=8, after=8, seed=3)
+    residual = Slice(n, p_out, q_out, k, dtype, after=8, seed=4).nchw
+    tensors = (x.nchw, weight, bias, residual)
+    params = ops.conv2d.normalise(tensors, (stride, pad, dilation, groups, "relu"))
+    with fastcnn.use_backend("triton"):
+        (candidate, *_) = [c for c in ops.conv2d.candidates if (c.backend, c.name) == ("triton", "grouped")]
+        problem = ops.conv2d.infer((*tensors, y.nchw), params)
+        assert candidate.supports(problem) is None
+        candidate.prepare(problem)(*tensors, y.nchw)
+
+    def reference(x, weight, bias, residual):
+        return torch.relu(F.conv2d(x, weight, bias, stride, pad, dilation, groups) + residual)
+
+    check(y.nchw, reference, *tensors, floor_scale=8)
+    y.assert_neighbours_kept()
+
+
 CASES = {
     # name: n, h, w, c, k, kernel, stride, pad, dilation, groups
     "3x3": (1, 6, 7, 16, 24, (3, 3), 1, 1, 1, 1),

@@ -55,45 +55,77 @@ std::string number_reason(const char* what, int64_t value, int64_t limit) {
          std::to_string(limit);
 }
 
-// Clock cycles that a plan is expected to take: waves of blocks, each as long as its products at the tile's
-// share of the tensor cores' rate, or its steps' latency; and the partial sums' way through memory. Rough on
-// purpose: it only has to order plans, and a measurement on the device overrules it.
-double expected_cycles(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
-  if (plan.kernel == Conv2dKernel::grouped) return grouped_cycles(p, device);
+// Bytes a clock cycle that a multiprocessor gets: from device memory, from L2 (5120 a cycle for all, as an A100's
+// and an H100's L2 give), from its own shared memory.
+constexpr double kMemoryBytes = 12, kL2Bytes = 39, kSharedMemoryBytes = 128;
+// Cycles from a tile's first load to its first product, and from its last product to its store.
+constexpr double kTileCycles = 2000;
+
+// Cycles that the tensors' way from and to device memory takes, once each: no plan is faster.
+double memory_cycles(const Conv2dProblem& p, const Device& device) {
+  const double size = element_size(p.dtype), outputs = static_cast<double>(p.N) * p.P * p.Q * p.K;
+  // A 1x1 convolution of stride 2 reads every other pixel.
+  const double pixels = static_cast<double>(p.N) * std::min(p.H, p.P * p.R) * std::min(p.W, p.Q * p.S);
+  const double weights = static_cast<double>(p.K) * p.R * p.S * (p.C / p.groups);
+  return size * (pixels * p.C + weights + outputs * (p.has_residual ? 2 : 1)) /
+         (kMemoryBytes * device.multiprocessors);
+}
+
+// A tile's steps: each as slow as the slowest of tensor cores, shared memory and L2, or as a load's latency over the
+// stages in flight.
+double step_cycles(double products, double shared_bytes, double l2_bytes, int stages) {
+  return std::max({products, shared_bytes / kSharedMemoryBytes, l2_bytes / kL2Bytes, 800.0 / stages});
+}
+
+double sm90_cycles(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
 #ifdef FASTCNN_HOPPER
-  if (is_sm90(plan)) {
-    const bool resident = plan.kernel == Conv2dKernel::sm90_resident;
-    const Sm90Box box = resident ? sm90_resident_box(p) : sm90_box(p);
-    const int64_t tiles = box.tiles * ceil_div(p.K, plan.tile_n), block = 128 / element_size(p.dtype);
-    // The narrower the tile, the more of its time goes into loads; with resident weights they take no longer
-    // than the products.
-    const double loads = resident ? 0.0 : 24.0;
-    const double rate =
-        (p.dtype == DType::float32 ? 1024 : 2048) * 0.85 * plan.tile_n / (plan.tile_n + loads);
-    const double step = std::max(128.0 * plan.tile_n * block / rate, 120.0);
-    return ceil_div(tiles, device.multiprocessors) * (p.R * p.S * ceil_div(p.C, block) * step + 1500);
-  }
+  const bool resident = plan.kernel == Conv2dKernel::sm90_resident;
+  const Sm90Box box = resident ? sm90_resident_box(p) : sm90_box(p);
+  const double n = plan.tile_n, m = 128, row = 128, block = row / element_size(p.dtype);
+  const double tiles = static_cast<double>(box.tiles) * ceil_div(p.K, plan.tile_n);
+  const double products = m * n * block / (p.dtype == DType::float32 ? 1024 : 2048);
+  // Each of the two warpgroups reads its half of the pixels and all of the weights.
+  const double shared_bytes = (m + 2 * n) * row;
+  // With resident weights one box, two rows taller, serves the three taps of a filter column.
+  const double l2_bytes = (resident ? m * 1.25 / 3 : m + n) * row;
+  const double steps = static_cast<double>(p.R * p.S) * ceil_div(p.C, static_cast<int64_t>(block));
+  return std::ceil(tiles / device.multiprocessors) *
+         (steps * step_cycles(products, shared_bytes, l2_bytes, plan.stages) + kTileCycles);
+#else
+  (void)p, (void)plan, (void)device;
+  return 0.0;
 #endif
+}
+
+double sm80_cycles(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
   const TileFacts& tile = *find_tile(plan);
   const double products_per_cycle = p.dtype != DType::float32 ? 1024 : is_strict(p, plan) ? 512.0 / 3 : 512;
-  const double bytes_per_cycle = 12;  // of device memory, per multiprocessor
   const int64_t M = p.N * p.P * p.Q;
-  const int64_t blocks =
-      ceil_div(M, tile.m) * ceil_div(p.K / p.groups, tile.n) * p.groups * static_cast<int64_t>(plan.splits);
+  const double blocks =
+      static_cast<double>(ceil_div(M, tile.m)) * ceil_div(p.K / p.groups, tile.n) * p.groups * plan.splits;
   const int resident =
       std::max(1, std::min(device.shared_memory_per_block / tile.shared_bytes, 1024 / tile.threads));
-  const int64_t waves = ceil_div(blocks, static_cast<int64_t>(device.multiprocessors) * resident);
-  const double together =
-      std::min<double>(resident, std::ceil(static_cast<double>(blocks) / device.multiprocessors));
+  const double waves = std::ceil(blocks / (static_cast<double>(device.multiprocessors) * resident));
+  const double together = std::min<double>(resident, std::ceil(blocks / device.multiprocessors));
   const double steps = static_cast<double>(ceil_div(total_steps(p), plan.splits));
-  const double step_products =
-      static_cast<double>(tile.m) * tile.n * Sm80Tile64x64::kRowBytes / element_size(p.dtype);
-  const double step = std::max(together * step_products / (products_per_cycle * tile.efficiency), 150.0);
-  double cycles = waves * (steps * step + 2000);
+  const double row = Sm80Tile64x64::kRowBytes, block = row / element_size(p.dtype);
+  const double products = together * tile.m * tile.n * block / (products_per_cycle * tile.efficiency);
+  double cycles =
+      waves *
+      (steps * step_cycles(products, 0.0, together * (tile.m + tile.n) * row, plan.stages) + kTileCycles);
   if (plan.kernel == Conv2dKernel::sm80_gather) cycles *= 4;
-  if (plan.splits > 1)
-    cycles += 4000 + 8.0 * plan.splits * M * p.K / (bytes_per_cycle * device.multiprocessors);
+  if (plan.splits > 1)  // partial sums go out and come in again, mostly within L2, by a second kernel
+    cycles += 4000 + 8.0 * plan.splits * M * p.K / (kL2Bytes * device.multiprocessors);
   return cycles;
+}
+
+// Clock cycles that a plan is expected to take. Rough on purpose: it only has to order plans, and a measurement on
+// the device overrules it.
+double expected_cycles(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
+  const double computing = plan.kernel == Conv2dKernel::grouped ? grouped_cycles(p, device)
+                           : is_sm90(plan)                      ? sm90_cycles(p, plan, device)
+                                                                : sm80_cycles(p, plan, device);
+  return std::max(computing, memory_cycles(p, device) + kTileCycles);
 }
 
 }  // namespace
@@ -104,6 +136,25 @@ std::string conv2d_plan_name(const Conv2dPlan& plan) {
            plan.tile_m, plan.tile_n, plan.stages, plan.splits,
            kModeNames[static_cast<int>(plan.float32_mode)]);
   return text;
+}
+
+double conv2d_plan_cycles(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
+  return expected_cycles(p, plan, device);
+}
+
+double conv2d_plan_share(const Conv2dProblem& p, const Conv2dPlan& plan, const Device& device) {
+  double blocks = 1;
+#ifdef FASTCNN_HOPPER
+  if (is_sm90(plan)) {
+    const Sm90Box box = plan.kernel == Conv2dKernel::sm90_resident ? sm90_resident_box(p) : sm90_box(p);
+    blocks = static_cast<double>(box.tiles) * ceil_div(p.K, plan.tile_n);
+  }
+#endif
+  if (const TileFacts* tile = find_tile(plan); tile && !is_sm90(plan))
+    blocks = static_cast<double>(ceil_div(p.N * p.P * p.Q, tile->m)) * ceil_div(p.K / p.groups, tile->n) *
+             p.groups * plan.splits;
+  const double waves = std::ceil(blocks / device.multiprocessors);
+  return blocks / (waves * device.multiprocessors);
 }
 
 Status conv2d_plan_from_name(const std::string& name, Conv2dPlan* plan) {
@@ -212,7 +263,7 @@ Status conv2d(const Conv2dProblem& p, const Conv2dPlan& asked, const void* x, co
   if (plan.kernel == Conv2dKernel::grouped && vectorises(size, {x, bias, residual, y}, {}))
     return conv2d_grouped(p, x, weight, bias, residual, y, stream);
 #ifdef FASTCNN_HOPPER
-  if (is_sm90(plan) && vectorises(size, {x, weight, residual, y}, {}))
+  if (is_sm90(plan) && vectorises(size, {x, weight, bias, residual, y}, {}))
     return conv2d_sm90(p, plan, x, weight, bias, residual, y, stream);
 #endif
   if (is_sm90(plan) || plan.kernel == Conv2dKernel::grouped) {

@@ -46,8 +46,13 @@ Status conv2d_plan_from_name(const std::string& name, Conv2dPlan* plan);
 std::string conv2d_plan_reason(const Conv2dProblem& problem, const Conv2dPlan& plan, const Device& device);
 
 // Every plan that can run the problem on the device, the one expected fastest first. Expectations rest on a
-// model, see conv2d_plan.cu, and are overruled by measurements.
+// model, see conv2d_cuda.cu, and are overruled by measurements.
 std::vector<Conv2dPlan> conv2d_plans(const Conv2dProblem& problem, const Device& device, Float32Mode mode);
+
+// The model's clock cycles for a plan that can run the problem, and the share of multiprocessors that its blocks keep
+// busy, over its waves: what a prediction consists of, to be held against a measurement.
+double conv2d_plan_cycles(const Conv2dProblem& problem, const Conv2dPlan& plan, const Device& device);
+double conv2d_plan_share(const Conv2dProblem& problem, const Conv2dPlan& plan, const Device& device);
 
 // Bytes of device memory that the plan needs beside its tensors, 16-byte aligned.
 size_t conv2d_workspace_bytes(const Conv2dProblem& problem, const Conv2dPlan& plan);

@@ -139,9 +139,12 @@ struct Sm90Staging {
     for (int j = 0; j < Tile::kN / 8; j++) {
       const int column = j * 8 + lane % 4 * 2, channel = k + column;
       // K is a multiple of 16 bytes: pairs are whole.
-      const bool inside = bias != nullptr && channel < params.problem.K;
-      const float bias0 = inside ? to_float(bias[channel]) : 0.0f,
-                  bias1 = inside ? to_float(bias[channel + 1]) : 0.0f;
+      float bias0 = 0.0f, bias1 = 0.0f;
+      if (bias != nullptr && channel < params.problem.K) {
+        const Pair<T> both = *reinterpret_cast<const Pair<T>*>(bias + channel);
+        bias0 = to_float(both.first);
+        bias1 = to_float(both.second);
+      }
       constexpr int kPerSlice = Tile::kSpan / static_cast<int>(sizeof(T));
       char* slice = own_memory + column / kPerSlice * Tile::kSliceBytes;
 #pragma unroll

@@ -87,5 +87,34 @@ def _plan_key(problem: Conv2dProblem, descriptor: bool) -> str:
     return plan_key(_kernel(problem, descriptor).config)
 
 
-# Two names, so that each is verified on hardware by itself.
-CANDIDATES = (_candidate("implicit_gemm_tma", descriptor=True), _candidate("implicit_gemm", descriptor=False))
+def _grouped_against(problem: Conv2dProblem) -> str | None:
+    from fastcnn.ops.conv2d.triton_launch import MOST_GROUPED
+
+    widest = max(problem.C, problem.K) // problem.groups
+    if problem.groups == 1 or widest > MOST_GROUPED:
+        return f"it is for groups of up to {MOST_GROUPED} channels"
+    return None
+
+
+def _prepare_grouped(problem: Conv2dProblem) -> Runner:
+    from fastcnn.ops.conv2d import triton_launch
+
+    launch, shape = triton_launch.grouped(problem), problem.output_shape
+
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor | None) -> Tensor:
+        x = layout.channels_last(input)
+        r = x if residual is None else layout.channels_last(residual)
+        b = x if bias is None else bias.contiguous()
+        y = layout.empty(shape, input) if out is None else out
+        launch(x, packed(weight, "triton.grouped", triton_launch.pack_grouped), b, r, y)
+        return y
+
+    return run
+
+
+# A name each, so that each is verified on hardware by itself.
+CANDIDATES = (
+    triton_backend.candidate("conv2d", "grouped", _prepare_grouped, _grouped_against, products="conv"),
+    _candidate("implicit_gemm_tma", descriptor=True),
+    _candidate("implicit_gemm", descriptor=False),
+)

@@ -144,6 +144,45 @@ def conv2d_kernel(
 
 
 @jit
+def conv2d_grouped_kernel(
+    x_ptr, w_ptr, bias_ptr, residual_ptr, y_ptr, M, H, W, K, P, Q, x_stride, y_stride, residual_stride,
+    R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, GROUP_IN: tl.constexpr,
+    GROUP_OUT: tl.constexpr, ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    INT64: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Narrow groups, depthwise among them: each product of the sum, no others, where a tile of tensor cores has mostly
+    zeros. Weights lie as rows (r, s, c; k); what taps read again comes from L1."""
+    m = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    k0 = tl.program_id(1) * BLOCK_C
+    k = k0 + tl.arange(0, BLOCK_C)
+    row_mask = m < M
+    k_mask = k < K
+    channel = k // GROUP_OUT * GROUP_IN
+    h0 = m // Q % P * STRIDE_H - PAD_H
+    w0 = m % Q * STRIDE_W - PAD_W
+    n = m // Q // P
+    if INT64:
+        n = n.to(tl.int64)
+        m = m.to(tl.int64)
+    acc = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for r in range(R):
+        for s in range(S):
+            h = h0 + r * DILATION_H
+            w = w0 + s * DILATION_W
+            inside = row_mask & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+            x_row = x_ptr + ((n * H + h) * W + w) * x_stride
+            for j in tl.static_range(GROUP_IN):
+                x = tl.load(x_row[:, None] + (channel + j)[None, :], mask=inside[:, None] & k_mask[None, :], other=0.0)
+                b = tl.load(w_ptr + ((r * S + s) * GROUP_IN + j) * K + k, mask=k_mask, other=0.0)
+                acc += x.to(tl.float32) * b.to(tl.float32)[None, :]
+    epilogue(
+        acc, bias_ptr, (residual_ptr + m * residual_stride)[:, None], (y_ptr + m * y_stride)[:, None], k0, K, row_mask,
+        ACTIVATION, HAS_BIAS, HAS_RESIDUAL,
+    )  # fmt: skip
+
+
+@jit
 def reduce_splits_kernel(
     partial_ptr, bias_ptr, residual_ptr, y_ptr, M, K, y_stride, residual_stride,
     SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,

@@ -383,3 +383,34 @@ class Conv2d:
         partial = common.workspace(self.config.splits * self.gemm.M * self.problem.K, x.device)
         self.launches[0](x, weight, bias, residual, partial)
         self.launches[1](partial, bias, residual, y)
+
+
+MOST_GROUPED = 8  # channels of a group, in or out; tensor cores take wider ones
+
+
+def pack_grouped(weight: torch.Tensor) -> torch.Tensor:
+    """(K, C/groups, R, S) -> rows (R, S, c; K): neighbouring output channels beside each other."""
+    return weight.detach().permute(2, 3, 1, 0).contiguous()
+
+
+def grouped(p: Conv2dProblem) -> Launch:
+    """The launch for narrow groups; called with (x, packed weight, bias, residual, y)."""
+    M, y_stride = p.N * p.P * p.Q, output_stride(p)
+    tile = RowTile.of(p.K)
+    return Launch(
+        kernels.conv2d_grouped_kernel,
+        [p.dtype] * 5,
+        {
+            "M": M, "H": p.H, "W": p.W, "K": p.K, "P": p.P, "Q": p.Q,
+            "x_stride": p.x_stride, "y_stride": y_stride, "residual_stride": p.residual_stride,
+        },
+        {
+            "R": p.R, "S": p.S, "STRIDE_H": p.stride[0], "STRIDE_W": p.stride[1], "PAD_H": p.padding[0],
+            "PAD_W": p.padding[2], "DILATION_H": p.dilation[0], "DILATION_W": p.dilation[1],
+            "GROUP_IN": p.C // p.groups, "GROUP_OUT": p.K // p.groups,
+            "ACTIVATION": p.activation, "HAS_BIAS": p.has_bias, "HAS_RESIDUAL": p.has_residual,
+            "INT64": common.needs_int64(p.N * p.H * p.W * p.x_stride, M * max(y_stride, p.residual_stride)),
+            "BLOCK_P": tile.pixels, "BLOCK_C": tile.channels,
+        },
+        tile.grid(M, p.K),
+    )  # fmt: skip

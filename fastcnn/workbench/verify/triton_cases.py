@@ -12,7 +12,7 @@ from fastcnn.backends.triton.backend import DTYPES
 from fastcnn.backends.triton.common import Launch
 from fastcnn.backends.triton.target import TARGETS, Target
 from fastcnn.ops.conv2d.contract import Conv2dProblem
-from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, gemm_of
+from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, gemm_of, grouped
 from fastcnn.ops.conv2d_max_pool2d.triton_kernels import Conv2dMaxPool2d
 from fastcnn.ops.linear.triton import as_conv2d
 
@@ -37,6 +37,7 @@ STEMS = {
     "AlexNet stem": ((32, 224, 3, 96, 11, 4, 2), (3, 2, 0, 1, False)),
     "LeNet stem": ((32, 32, 1, 6, 5, 1, 0), (2, 2, 0, 1, False)),
 }
+GROUPED = {"depthwise": (32, 56, 192, 192, 3, 1, 192, False), "groups of 4": (32, 56, 128, 128, 3, 2, 32, True)}
 LINEARS = {"linear batch 1": (1, 4096, 4096), "linear batch 128": (128, 9216, 4096)}
 
 
@@ -105,6 +106,8 @@ def _memory_bound(dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
 
 
 def _tiled(dtype: torch.dtype, tf32: bool, target: Target, every: bool) -> Iterator[tuple[str, Launch]]:
+    for name, sizes in GROUPED.items():
+        yield f"conv2d grouped {name}", grouped(conv2d_problem(dtype, *sizes))
     for name, sizes in CONVOLUTIONS.items():
         p = conv2d_problem(dtype, *sizes)
         yield from _conv2d(name, Conv2d(p, target, allow_tf32=tf32))

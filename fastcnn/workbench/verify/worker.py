@@ -89,7 +89,7 @@ def plans(operator: Selector, candidate: Candidate, problem: Any) -> dict[str, C
     """Every plan by which selection could run the problem, as the ledger names it."""
     if (operator.name, candidate.backend) == ("conv2d", "cuda"):
         return {name: partial(_given, runner) for name, runner in conv2d_cuda.plans(problem, candidate.name).items()}
-    if (operator.name, candidate.backend) == ("conv2d", "triton"):
+    if (operator.name, candidate.backend) == ("conv2d", "triton") and candidate.name != "grouped":
         return conv2d_triton.plans(problem, candidate.name)
     return {"": partial(candidate.prepare, problem)}
 

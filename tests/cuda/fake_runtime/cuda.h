@@ -3,6 +3,10 @@
 
 #include <cstdint>
 
+namespace fake {
+inline int encoded = 0;  // calls of cuTensorMapEncodeTiled
+}
+
 enum CUresult { CUDA_SUCCESS = 0 };
 enum CUtensorMapDataType {
   CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
@@ -22,5 +26,6 @@ inline CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType typ
                                        CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
                                        CUtensorMapFloatOOBfill) {
   map->type = type;
+  fake::encoded++;
   return CUDA_SUCCESS;
 }

@@ -47,6 +47,17 @@ int main() {
   EXPECT(encode_tensor_map(request, &map).ok());
   EXPECT(map.type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16);
 
+  const int before = fake::encoded;
+  for (int round = 0; round < 3; round++)
+    for (uint64_t width : {16, 24}) {  // two tensors in turns: each is encoded once
+      request.size[1] = width;
+      EXPECT(encode_tensor_map(request, &map).ok());
+    }
+  EXPECT(fake::encoded == before + 1);  // one of the two was known
+  request.base = &map;
+  EXPECT(encode_tensor_map(request, &map).ok());
+  EXPECT(fake::encoded == before + 2);
+
   int count = 5;
   fake::next = cudaErrorInvalidValue;
   EXPECT(!device_count(&count).ok());
