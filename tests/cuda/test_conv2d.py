@@ -323,6 +323,37 @@ class TestPlans:
         assert "sm90" not in {plan.kernel for plan in self.plans(cuda, Conv(C=64), dtype=torch.float32)}
         assert "sm90" in {plan.kernel for plan in self.plans(cuda, Conv(C=64), dtype=torch.float32, tf32=True)}
 
+    def predict(self, cuda, conv: Conv, plan=None):
+        """The best plan, or the one named, its seconds on an H100 at 1755 MHz, its TFLOP/s, and the share of SMs."""
+        P, Q = (conv.H - 1) // conv.stride[0] + 1, (conv.W - 1) // conv.stride[1] + 1
+        p = conv.problem(torch.float16, torch.empty(conv.N, conv.K, P, Q, device="meta"))
+        best = cuda.conv2d_plans(p, multiprocessors=132, tf32=False, **DEVICE)[0]
+        cycles, share = cuda.conv2d_plan_prediction(p, cuda.Conv2dPlan(plan) if plan else best, multiprocessors=132,
+                                                    **DEVICE)  # fmt: skip
+        flops = 2 * conv.N * P * Q * conv.K * conv.C * conv.kernel[0] * conv.kernel[1]
+        return best, cycles / 1755e6, flops / cycles * 1755e6 / 1e12, share
+
+    def test_the_model_meets_published_rates(self, cuda):
+        """A product of 8192^3 without clusters: 658 to 808 TFLOP/s are published for tiles of 128x256, one H100."""
+        product = Conv(N=1, C=8192, H=1, W=8192, K=8192, kernel=(1, 1), pad=(0, 0))
+        best, _, rate, _ = self.predict(cuda, product)
+        assert (best.kernel, best.tile_n) == ("sm90", 256)
+        assert 650 < rate < 810
+
+    def test_layers_bound_by_l2_take_wide_tiles_and_those_bound_by_memory_the_kernel_that_overlaps(self, cuda):
+        """A model without L2 took 64 columns for 7x7x512 at batch 128, half of which waits for L2."""
+        deep = Conv(N=128, C=512, H=7, W=7, K=512)
+        best, seconds, _, share = self.predict(cuda, deep)
+        assert best.tile_n == 256
+        narrow = "sm90/128x64/stages=6/splits=1/strict"
+        assert self.predict(cuda, deep, narrow)[1] > 1.2 * seconds
+        assert share == pytest.approx(98 / 132)
+        wide = Conv(N=128, C=64, H=56, W=56, K=256, kernel=(1, 1), pad=(0, 0))
+        best, seconds, *_ = self.predict(cuda, wide)
+        assert best.kernel == "sm90"
+        floor = 2 * 128 * 56 * 56 * (64 + 256) / 3.0e12
+        assert floor < seconds < 1.5 * floor
+
     def test_narrow_groups_have_a_kernel_of_their_own(self, cuda):
         for groups, kernel in ((192, "grouped"), (48, "grouped"), (2, "sm80")):
             conv = Conv(N=8, C=192, H=28, W=28, K=192, groups=groups)
