@@ -72,14 +72,14 @@ class Spot:
         return (elements + self.N * self.K * P * Q) * (4 if self.dtype == "float32" else 2)
 
     def small(self) -> Spot:
-        """The same form, small enough for any machine."""
+        """The same form, small enough for any machine, in the dtype that a CPU is quick in."""
         channels = min(self.C // self.groups, 8)
         groups = min(self.groups, 4)
         C = self.C if self.groups == 1 and self.C <= 3 else channels * groups
         R = min(self.R, 9)
         return dataclasses.replace(
-            self, N=2, C=C, K=max(groups, C), H=min(self.H, 12), W=min(self.W, 12), R=R, S=min(self.S, 9),
-            padding=(min(self.padding[0], R // 2), min(self.padding[1], 4)), groups=groups,
+            self, dtype="float32", N=2, C=C, K=max(groups, C), H=min(self.H, 12), W=min(self.W, 12), R=R,
+            S=min(self.S, 9), padding=(min(self.padding[0], R // 2), min(self.padding[1], 4)), groups=groups,
         )  # fmt: skip
 
 

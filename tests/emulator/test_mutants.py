@@ -19,6 +19,7 @@ SM80 = "ops/conv2d/conv2d_sm80_cuda.cuh"
 SM90 = "ops/conv2d/conv2d_sm90_cuda.cuh"
 RESIDENT = "ops/conv2d/conv2d_sm90_resident_cuda.cuh"
 HOST90 = "ops/conv2d/conv2d_sm90_cuda.cu"
+GROUPED = "ops/conv2d/conv2d_grouped_cuda.cu"
 STEM = "ops/conv2d_max_pool2d/conv2d_max_pool2d_cuda.cu"
 
 
@@ -163,6 +164,65 @@ MUTANTS = [
     Mutant("stem: a tile's pixels past the image are stored", STEM,
            "if (p0 + p >= pool.P || q0 + q >= pool.Q || k >= K)",
            "if (q0 + q >= pool.Q || k >= K)", "global memory out of bounds|RACE|numbers"),
+    Mutant("sm90: barriers in the staging tile's place", SM90,
+           "const uint32_t full = staging + 2 * Tile::kHalfBytes, empty",
+           "const uint32_t full = staging + Tile::kHalfBytes, empty",
+           "RACE|mbarrier|in flight|may still read|DEADLOCK"),
+    Mutant("sm90: a full barrier in an empty one's place", SM90,
+           "empty = full + 8 * kStages,", "empty = full + 8 * (kStages - 1),", "more arrivals|DEADLOCK|RACE|in flight"),
+    Mutant("sm90: the full barriers are initialised again for each tile", SM90,
+           "const Sm90Position at = tile_position(params, tile, kN); const int h0",
+           "for (int i = 0; i < kStages; i++) mbarrier_init(full + 8 * i, 1);\n"
+           "        const Sm90Position at = tile_position(params, tile, kN);\n        const int h0",
+           "RACE|DEADLOCK|without fence|in flight"),
+    Mutant("sm90: a full barrier waits for two arrivals", SM90,
+           "mbarrier_init(full + 8 * i, 1);", "mbarrier_init(full + 8 * i, 2);", "DEADLOCK"),
+    Mutant("sm90: expect_tx too large", SM90,
+           "mbarrier_arrive_expect_tx(full + 8 * slot.stage, Tile::kStageBytes);",
+           "mbarrier_arrive_expect_tx(full + 8 * slot.stage, Tile::kStageBytes + 128);", "DEADLOCK"),
+    Mutant("sm90: the residual is announced with half its bytes", SM90,
+           "mbarrier_arrive_expect_tx(loaded, Tile::kHalfBytes);",
+           "mbarrier_arrive_expect_tx(loaded, Tile::kHalfBytes / 2);",
+           "DEADLOCK|in flight|RACE|uninitialised|numbers", residual=True),
+    Mutant("sm90: the residual's phase does not change", SM90,
+           "      residual_phase ^= 1;\n", "", "in flight|RACE|uninitialised|numbers", residual=True),
+    Mutant("sm90: the last stage of a tile is not released", SM90,
+           "wgmma_wait<0>();\n      if (lane == 0) mbarrier_arrive(empty + 8 * previous);", "wgmma_wait<0>();",
+           "DEADLOCK"),
+    Mutant("sm90: the ring's phase does not change", SM90,
+           "      stage = 0;\n      phase ^= 1;", "      stage = 0;", "DEADLOCK|in flight|RACE|uninitialised"),
+    Mutant("sm90: consumers take other tiles than the producer", SM90,
+           "output.begin(tile_position(params, tile, kN));", "output.begin(tile_position(params, tile + 1, kN));",
+           "numbers|global memory"),
+    Mutant("sm90: products of one tile are added to the next one's", SM90,
+           "step + i != 0);", "1);", "numbers|uninitialised"),
+    Mutant("sm90: no commit of the products", SM90,
+           "        wgmma_commit();\n        // One group", "        // One group",
+           "in flight|may still read|numbers|RACE"),
+    Mutant("sm90: both halves are stored at the first one's place", SM90,
+           "n = at.n + half * params.half_n;", "n = at.n;", "numbers|global"),
+    Mutant("sm90: one bias for a pair of channels", SM90,
+           "bias1 = to_float(both.second);", "bias1 = to_float(both.first);", "numbers"),
+    Mutant("resident: the filter is announced without its last tap", RESIDENT,
+           "mbarrier_arrive_expect_tx(filter_full, R * S * kSm90FilterBytes);",
+           "mbarrier_arrive_expect_tx(filter_full, (R * S - 1) * kSm90FilterBytes);",
+           "DEADLOCK|in flight|RACE|uninitialised"),
+    Mutant("grouped: no barrier between the weights and their use", GROUPED,
+           "  __syncthreads();\n", "", "RACE|uninitialised"),
+    Mutant("grouped: rows below the image are read", GROUPED,
+           "if (h < 0 || h >= p.H) continue;", "if (h < 0) continue;", "global memory out of bounds|numbers"),
+    Mutant("grouped: columns left of the image are read", GROUPED,
+           "if (w >= 0 && w < p.W) in[i]", "if (w < p.W) in[i]", "global memory out of bounds|numbers"),
+    Mutant("grouped: pixels past a row's end are stored", GROUPED,
+           "if (q0 + i < p.Q)", "if (q0 + i <= p.Q)", "global memory out of bounds|RACE|numbers"),
+    Mutant("grouped: taps in the wrong order", GROUPED,
+           "((r * S + s) * kGroup + j) * row", "((s * R + r) * kGroup + j) * row", "numbers"),
+    Mutant("grouped: another channel of the group", GROUPED,
+           "in[i].value[e / kGroup * kGroup + j]", "in[i].value[e / kGroup * kGroup + kGroup - 1 - j]", "numbers"),
+    Mutant("grouped: channels past the last are computed", GROUPED,
+           "  if (k >= p.K) return;\n", "", "global memory out of bounds|numbers"),
+    Mutant("grouped: too little shared memory for the weights", GROUPED,
+           "* 16 * p.R * p.S * kGroup, stream", "* 16 * p.R * p.S, stream", "shared memory out of bounds"),
     Mutant("stem: one row's weights for all channels", STEM, "lane * kTapBytes;", "t * kTapBytes;", "numbers"),
 ]  # fmt: skip
 
@@ -216,7 +276,9 @@ def judge(emulator: emulation.Emulator, mutant: Mutant) -> str:
     stem = test_conv2d_max_pool2d.Stem(H=19, W=19, pool_pad=(1, 1), ceil=True, activation=None, tile=(4, 5))
     # Five Hopper tiles for two persistent blocks.
     conv = test_conv2d.Conv(N=10, C=64, K=64, H=8, W=8, residual=mutant.residual, activation="relu")
-    if mutant.residual and mutant.file != RESIDENT:  # a short sum, so that the residual may be the last to arrive
+    if mutant.file == GROUPED:  # ten vectors of channels for blocks of sixteen, rows that end within a strip
+        conv = test_conv2d.replace(test_conv2d.BASE, C=80, K=80, H=5, W=6, groups=20, activation="relu")
+    elif mutant.residual and mutant.file != RESIDENT:  # a short sum, so that the residual may be the last to arrive
         conv = test_conv2d.replace(conv, kernel=(1, 1), pad=(0, 0))
     if mutant.ragged:
         conv = test_conv2d.replace(conv, H=7, W=7)
@@ -226,6 +288,7 @@ def judge(emulator: emulation.Emulator, mutant: Mutant) -> str:
             runner = harness.Emulated(order, lazy, emulator=emulator)
             plan = (
                 test_conv2d.RESIDENT if mutant.file == RESIDENT
+                else test_conv2d.grouped(torch.float16) if mutant.file == GROUPED
                 else test_conv2d.sm90(runner, 64) if "sm90" in mutant.file else test_conv2d.sm80()
             )  # fmt: skip
             try:
@@ -260,5 +323,5 @@ def test_every_mutant_fits_the_sources(tmp_path):
 def test_the_unchanged_kernels_are_clean(tmp_path):
     nothing = Mutant("none", SM80, "kStages = kStages_", "kStages = kStages_", "")
     emulator = build(seed(nothing, tmp_path))
-    for file in (SM80, SM90, RESIDENT, STEM):
+    for file in (SM80, SM90, RESIDENT, GROUPED, STEM):
         assert judge(emulator, Mutant("none", file, "", "", "", residual=True, ragged=True)) == ""
