@@ -233,6 +233,8 @@ def test_unverified_kernels_are_not_chosen_by_default(monkeypatch):
         assert triton_backend.reason_against(name, problem) is None
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
         assert triton_backend.reason_against(name, problem) is None
+        assert "no tensor-core" in triton_backend.reason_against(name, problem, products="conv")
+        assert triton_backend.reason_against(name, problem, products="conv", tensor_cores=False) is None
         bfloat16 = problem._replace(dtype=torch.bfloat16)
         assert triton_backend.reason_against(name, bfloat16) == "sm_75 has no bfloat16"
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))

@@ -21,11 +21,15 @@ ARCHITECTURES: tuple[str, ...] = ("sm_75", "sm_80", "sm_87", "sm_90", "sm_100", 
 
 
 def reason_against(
-    kernel: str, problem: Problem, dtypes: Iterable[Any] = DTYPES, products: str | None = None
+    kernel: str,
+    problem: Problem,
+    dtypes: Iterable[Any] = DTYPES,
+    products: str | None = None,
+    tensor_cores: bool = True,
 ) -> str | None:
     """Why the Triton kernel "<op>.triton.<name>" cannot or should not take the problem; None if it may.
 
-    products: "conv" or "matmul" where the kernel multiplies on tensor cores, at the precision PyTorch sets for it.
+    products: "conv" or "matmul" where the kernel multiplies, at the precision PyTorch sets; tensor_cores: on those.
     """
     demanded = current_backend() == "triton"
     if problem.device.type != ("cpu" if INTERPRETING else "cuda"):
@@ -43,6 +47,8 @@ def reason_against(
         return f"sm_{major}{minor} is older than sm_75"
     if major < 8 and problem.dtype == torch.bfloat16:
         return f"sm_{major}{minor} has no bfloat16"
+    if major < 8 and products is not None and tensor_cores:
+        return f"Triton compiles no tensor-core instruction for sm_{major}{minor}"
     if not demanded:
         dtype = dtype_key(problem.dtype, products)
         name = torch.cuda.get_device_name(problem.device)
@@ -101,13 +107,16 @@ def candidate(
     supports: Callable[[P], str | None] = lambda problem: None,
     note: Callable[[P], str] | None = None,
     products: str | None = None,
+    tensor_cores: bool = True,
 ) -> Candidate[P]:
     """A Triton candidate; `supports` adds what this kernel needs beyond what all need, `note` what to explain."""
     kernel = f"{op}.triton.{name}"
     return Candidate(
         "triton",
         name,
-        lambda problem: reason_against(kernel, problem, products=products) or supports(problem),
+        lambda problem: (
+            reason_against(kernel, problem, products=products, tensor_cores=tensor_cores) or supports(problem)
+        ),
         prepare,
         dtypes=tuple(DTYPES.values()),
         architectures=ARCHITECTURES,

@@ -114,7 +114,9 @@ def _prepare_grouped(problem: Conv2dProblem) -> Runner:
 
 # A name each, so that each is verified on hardware by itself.
 CANDIDATES = (
-    triton_backend.candidate("conv2d", "grouped", _prepare_grouped, _grouped_against, products="conv"),
+    triton_backend.candidate(
+        "conv2d", "grouped", _prepare_grouped, _grouped_against, products="conv", tensor_cores=False
+    ),
     _candidate("implicit_gemm_tma", descriptor=True),
     _candidate("implicit_gemm", descriptor=False),
 )

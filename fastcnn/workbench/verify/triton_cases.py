@@ -107,7 +107,7 @@ def _memory_bound(dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
 
 def _tiled(dtype: torch.dtype, tf32: bool, target: Target, every: bool) -> Iterator[tuple[str, Launch]]:
     for name, sizes in GROUPED.items():
-        yield f"conv2d grouped {name}", grouped(conv2d_problem(dtype, *sizes))
+        yield f"grouped {name}", grouped(conv2d_problem(dtype, *sizes))
     for name, sizes in CONVOLUTIONS.items():
         p = conv2d_problem(dtype, *sizes)
         yield from _conv2d(name, Conv2d(p, target, allow_tf32=tf32))
