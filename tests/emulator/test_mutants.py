@@ -190,7 +190,7 @@ MUTANTS = [
            "wgmma_wait<0>();\n      if (lane == 0) mbarrier_arrive(empty + 8 * previous);", "wgmma_wait<0>();",
            "DEADLOCK"),
     Mutant("sm90: the ring's phase does not change", SM90,
-           "      stage = 0;\n      phase ^= 1;", "      stage = 0;", "DEADLOCK|in flight|RACE|uninitialised"),
+           "      stage = 0;\n      phase ^= 1;", "      stage = 0;", "more arrivals|DEADLOCK|in flight|RACE"),
     Mutant("sm90: consumers take other tiles than the producer", SM90,
            "output.begin(tile_position(params, tile, kN));", "output.begin(tile_position(params, tile + 1, kN));",
            "numbers|global memory"),
