@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from fastcnn import ops
 from fastcnn.backends.triton.backend import DTYPES
 from fastcnn.backends.triton.common import Launch
 from fastcnn.backends.triton.target import TARGETS, Target
+from fastcnn.core.selector import SELECTORS
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 from fastcnn.ops.conv2d.triton_launch import Conv2d, candidates, gemm_of, grouped
 from fastcnn.ops.conv2d_max_pool2d.triton_kernels import Conv2dMaxPool2d
@@ -68,7 +71,7 @@ def cases(arch: int, *, every: bool = False) -> Iterator[tuple[str, Launch]]:
     """(name, launch) of each kernel in each dtype; names end in the dtype, tf32x3 being strict float32."""
     target = TARGETS[arch]
     for dtype, dtype_name in DTYPES.items():
-        for name, launch in _memory_bound(dtype):
+        for name, launch in (*_alike(dtype), *_memory_bound(dtype)):
             yield f"{name} {dtype_name}", launch
         for tf32 in (True, False) if dtype == torch.float32 else (True,):
             suffix = {torch.float32: "tf32" if tf32 else "tf32x3"}.get(dtype, dtype_name)
@@ -76,14 +79,25 @@ def cases(arch: int, *, every: bool = False) -> Iterator[tuple[str, Launch]]:
                 yield f"{name} {suffix}", launch
 
 
+def _alike(dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
+    """The operators whose Triton kernel has their name and is one launch: at the largest problem of their races."""
+    for name, selector in SELECTORS.items():
+        module = selector.infer.__module__.rpartition(".")[0] + ".triton_kernels"
+        if importlib.util.find_spec(module) is None:
+            continue
+        launcher = getattr(importlib.import_module(module), name, None)
+        if launcher is not None:
+            case = selector.races[-1]
+            tensors = [None if shape is None else meta(*shape, dtype=dtype) for shape in case.shapes]
+            yield name, launcher(problem(selector, tensors, case.params))
+
+
 def _memory_bound(dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
     from fastcnn.ops.add_relu.triton_kernels import add_relu
     from fastcnn.ops.concat.triton_kernels import copy_slice
     from fastcnn.ops.lrn.triton_kernels import lrn
     from fastcnn.ops.lrn_max_pool2d.triton_kernels import lrn_max_pool2d
-    from fastcnn.ops.pool.triton_kernels import adaptive_avg_pool2d, pool2d
-    from fastcnn.ops.rbf.triton_kernels import rbf
-    from fastcnn.ops.subsample2d.triton_kernels import subsample2d
+    from fastcnn.ops.pool.triton_kernels import pool2d
 
     x = meta(32, 192, 56, 56, dtype=dtype)
     normalise = problem(ops.local_response_norm, (x,), (5, 1e-4, 0.75, 2.0))
@@ -93,16 +107,10 @@ def _memory_bound(dtype: torch.dtype) -> Iterator[tuple[str, Launch]]:
     yield "lrn_max_pool2d", lrn_max_pool2d(fused)
     yield "max_pool2d", pool2d(pool)
     yield "avg_pool2d", pool2d(problem(ops.avg_pool2d, (x,), (3, 2, 1, False, True, None)))
-    yield "adaptive_avg_pool2d", adaptive_avg_pool2d(problem(ops.adaptive_avg_pool2d, (x,), (1,)))
     adding = problem(ops.add_relu, (x, x), ())
-    yield "add_relu", add_relu(adding)
     yield "add_relu of slices", add_relu(adding._replace(flat=False, a_stride=256))
     joined = problem(ops.concat, (x, x), ())
     yield "copy_slice", copy_slice(joined, joined.C[0], joined.x_stride[0])
-    c = meta(6, dtype=dtype)
-    maps = meta(32, 6, 28, 28, dtype=dtype)
-    yield "subsample2d", subsample2d(problem(ops.subsample2d, (maps, c, c), (2, "scaled_tanh")))
-    yield "rbf", rbf(problem(ops.rbf, (meta(32, 84, dtype=dtype), meta(10, 84, dtype=dtype)), ()))
 
 
 def _tiled(dtype: torch.dtype, tf32: bool, target: Target, every: bool) -> Iterator[tuple[str, Launch]]:
