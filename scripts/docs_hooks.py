@@ -5,6 +5,7 @@ An operator's page is its docstring, the kernels' files and the medians of the r
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -13,20 +14,29 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+OPS = ROOT / "fastcnn" / "ops"
+# Where an operator's folder has another name.
+FOLDERS = {"max_pool2d": "pool", "avg_pool2d": "pool", "adaptive_avg_pool2d": "pool", "local_response_norm": "lrn"}
+
+
+def _public() -> list[str]:
+    """fastcnn.functional.__all__, read without torch."""
+    for node in ast.parse((ROOT / "fastcnn" / "functional.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    raise ValueError("fastcnn/functional.py has no __all__")
+
+
 # A page, the folder of its sources, the function that documents it.
-OPERATORS = {
-    "conv2d": ("conv2d", "conv2d"),
-    "linear": ("linear", "linear"),
-    "max_pool2d": ("pool", "max_pool2d"),
-    "avg_pool2d": ("pool", "avg_pool2d"),
-    "adaptive_avg_pool2d": ("pool", "adaptive_avg_pool2d"),
-    "local_response_norm": ("lrn", "local_response_norm"),
-    "subsample2d": ("subsample2d", "subsample2d"),
-    "add_relu": ("add_relu", "add_relu"),
-    "concat": ("concat", "concat"),
-    "rbf": ("rbf", "rbf"),
-}
+OPERATORS = {name: (FOLDERS.get(name, name), name) for name in _public() if (OPS / FOLDERS.get(name, name)).is_dir()}
 KINDS = (("_cpu.cpp", "CPU, C++"), ("_cuda.cu", "NVIDIA GPU, CUDA C++"), ("triton_kernels.py", "NVIDIA GPU, Triton"))
+
+
+def on_config(config: Any) -> Any:
+    for entry in config.nav:
+        if "Operators" in entry:
+            entry["Operators"] = ["operators/index.md", *(f"operators/{name}.md" for name in OPERATORS)]
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
