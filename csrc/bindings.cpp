@@ -28,6 +28,7 @@
 #include "plan/plan.h"
 #include "python/bind_int8.h"
 #include "python/call.h"
+#include "python/place.h"
 
 #if defined(FASTCNN_WITH_CUDA) || defined(FASTCNN_EMULATED)
 #include "base/status.h"
@@ -666,21 +667,9 @@ void bind_cpu_conv2d(py::module_& m) {
           py::arg("threads"), py::arg("output") = py::none(), py::arg("form") = WeightForm::packed);
 }
 
-// A tensor of a plan, as Python gives it: (buffer, byte offset), a buffer alone, or None.
-struct PlaceArgument : Place {
-  PlaceArgument(const py::object& given) {
-    if (given.is_none()) return;
-    if (py::isinstance<py::int_>(given)) {
-      buffer = given.cast<int>();
-    } else {
-      std::tie(buffer, offset) = given.cast<std::pair<int, int64_t>>();
-    }
-  }
-};
-
 void bind_plan(py::module_& m) {
   using Given = py::object;
-  using In = PlaceArgument;
+  using In = python::PlaceArgument;
   py::class_<Plan>(
       m, "Plan",
       "A network as one native call: operations over one arena (csrc/plan/plan.h). Tensors are\n"

@@ -8,6 +8,7 @@ from fastcnn.core.packing import clear_packed, refresh
 from fastcnn.core.version import VERSION as __version__
 from fastcnn.ops.conv2d.cpu import set_winograd_tolerance
 from fastcnn.optimize import optimize
+from fastcnn.optimize.int8.quantize import quantize
 
 __all__ = [
     "Explanation",
@@ -19,6 +20,7 @@ __all__ = [
     "models",
     "nn",
     "optimize",
+    "quantize",
     "refresh",
     "set_winograd_tolerance",
     "use_backend",

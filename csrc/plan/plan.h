@@ -66,6 +66,16 @@ class Plan {
   };
   std::vector<Description> describe() const;
 
+  // A tensor as an operation uses it, with the bytes from its first to its last element; buffer < 0: absent.
+  struct Operand {
+    const char* name;
+    Place place;
+    int64_t extent;
+  };
+  using Pointers = void* const*;  // one an operand, in order
+  // Any operation; description.bytes holds those of its constants.
+  void add(Description description, std::vector<Operand> operands, std::function<void(Pointers, int)> call);
+
  private:
   enum class Kind { arena, input, output };
   struct Buffer {
@@ -75,20 +85,12 @@ class Plan {
     int64_t offset = 0;         // in the arena
     int first = -1, last = -1;  // operations that touch it
   };
-  // A tensor as an operation uses it, with the bytes from its first to its last element; buffer < 0: absent.
-  struct Operand {
-    const char* name;
-    Place place;
-    int64_t extent;
-  };
-  using Pointers = void* const*;  // one an operand, in order
   struct Op {
     Description description;
     double flop;
     std::vector<Operand> operands;
     std::function<void(Pointers, int threads)> call;
   };
-  void add(Description description, std::vector<Operand> operands, std::function<void(Pointers, int)> call);
   int declare(Kind kind, int64_t bytes);
   void run_slice(int64_t slice, const std::vector<void*>& inputs, const std::vector<void*>& outputs,
                  char* arena, int threads) const;

@@ -5,6 +5,7 @@
 #include "ops/conv2d_int8/conv2d_int8.h"
 #include "ops/int8/int8_cpu.h"
 #include "python/call.h"
+#include "python/place.h"
 
 namespace fastcnn::python {
 namespace {
@@ -88,10 +89,91 @@ void bind_problems(py::module_& m) {
   }
 }
 
+std::string dims(std::initializer_list<int64_t> sizes) {
+  std::string text;
+  for (int64_t size : sizes) text += (text.empty() ? "" : "x") + std::to_string(size);
+  return text;
+}
+
+// Bytes from the first to the last element of (pixels, C).
+int64_t extent(int64_t pixels, int64_t C, int64_t stride, int64_t size = 1) {
+  return pixels > 0 && C > 0 ? ((pixels - 1) * stride + C) * size : 0;
+}
+
+// The operations of a plan: methods of Plan, as in bindings.cpp.
+void bind_plan(py::class_<Plan> plan) {
+  using Given = py::object;
+  using In = PlaceArgument;
+  using Pointers = Plan::Pointers;
+  plan.def("conv2d_int8", [](Plan& self, const Int8Conv2d& conv, const Given& x, uintptr_t packed,
+                             const Given& residual, const Given& y) {
+    const Int8Conv2dProblem& p = conv.problem();
+    const int64_t outputs = p.N * p.P * p.Q;
+    self.add({"conv2d_int8", conv.name(), dims({p.N, p.H, p.W, p.C}) + " * " + dims({p.K, p.R, p.S}),
+              2e-9 * outputs * p.K * p.R * p.S * p.C / p.groups, conv.packed_bytes()},
+             {{"x", In(x), extent(p.N * p.H * p.W, p.C, p.x_stride)},
+              {"residual", In(residual), p.has_residual ? extent(outputs, p.K, p.residual_stride) : 0},
+              {"y", In(y), extent(outputs, p.K, p.y_stride, p.float_output ? 4 : 1)}},
+             [conv, packed](Pointers a, int threads) {
+               conv.run(from<uint8_t>(a, 0), reinterpret_cast<const void*>(packed), from<uint8_t>(a, 1), a[2],
+                        threads);
+             });
+  });
+  plan.def("quantize", [](Plan& self, const QuantizeProblem& p, const Given& x, const Given& y) {
+    const int64_t last = (p.N - 1) * p.x_image + (p.pixels - 1) * p.x_stride + (p.C - 1) * p.x_channel;
+    self.add({"quantize", "quantize", dims({p.N, p.pixels, p.C}), 1e-9 * p.N * p.pixels * p.C, 0},
+             {{"x", In(x), p.N * p.pixels * p.C > 0 ? 4 * last + 4 : 0},
+              {"y", In(y), extent(p.N * p.pixels, p.C, p.y_stride)}},
+             [p](Pointers a, int threads) {
+               FASTCNN_SELECT(quantize)(p, from<float>(a, 0), static_cast<uint8_t*>(a[1]), threads);
+             });
+  });
+  plan.def("dequantize", [](Plan& self, const DequantizeProblem& p, const Given& x, const Given& y) {
+    self.add(
+        {"dequantize", "dequantize", dims({p.pixels, p.C}), 1e-9 * p.pixels * p.C, 0},
+        {{"x", In(x), extent(p.pixels, p.C, p.x_stride)}, {"y", In(y), extent(p.pixels, p.C, p.y_stride, 4)}},
+        [p](Pointers a, int threads) {
+          FASTCNN_SELECT(dequantize)(p, from<uint8_t>(a, 0), static_cast<float*>(a[1]), threads);
+        });
+  });
+  plan.def("byte_table", [](Plan& self, const ByteTableProblem& p, const Given& x, uintptr_t table,
+                            const Given& y) {
+    self.add(
+        {"byte_table", "byte_table", dims({p.pixels, p.C}), 1e-9 * p.pixels * p.C, 256},
+        {{"x", In(x), extent(p.pixels, p.C, p.x_stride)}, {"y", In(y), extent(p.pixels, p.C, p.y_stride)}},
+        [p, table](Pointers a, int threads) {
+          FASTCNN_SELECT(byte_table)(p, from<uint8_t>(a, 0), reinterpret_cast<const uint8_t*>(table),
+                                     static_cast<uint8_t*>(a[1]), threads);
+        });
+  });
+  plan.def("int8_add",
+           [](Plan& self, const Int8AddProblem& p, const Given& a, const Given& b, const Given& y) {
+             self.add({"int8_add", "int8_add", dims({p.pixels, p.C}), 4e-9 * p.pixels * p.C, 0},
+                      {{"a", In(a), extent(p.pixels, p.C, p.a_stride)},
+                       {"b", In(b), extent(p.pixels, p.C, p.b_stride)},
+                       {"y", In(y), extent(p.pixels, p.C, p.y_stride)}},
+                      [p](Pointers at, int threads) {
+                        FASTCNN_SELECT(int8_add)(p, from<uint8_t>(at, 0), from<uint8_t>(at, 1),
+                                                 static_cast<uint8_t*>(at[2]), threads);
+                      });
+           });
+  plan.def("int8_pool2d", [](Plan& self, const Int8PoolProblem& p, const Given& x, const Given& y) {
+    self.add({p.mode == PoolMode::max ? "int8_max_pool2d" : "int8_avg_pool2d", "int8_pool2d",
+              dims({p.N, p.H, p.W, p.C}) + " * " + dims({p.kernel_h, p.kernel_w}),
+              1e-9 * p.N * p.P * p.Q * p.C * p.kernel_h * p.kernel_w, 0},
+             {{"x", In(x), extent(p.N * p.H * p.W, p.C, p.x_stride)},
+              {"y", In(y), extent(p.N * p.P * p.Q, p.C, p.y_stride)}},
+             [p](Pointers a, int threads) {
+               FASTCNN_SELECT(int8_pool2d)(p, from<uint8_t>(a, 0), static_cast<uint8_t*>(a[1]), threads);
+             });
+  });
+}
+
 }  // namespace
 
 void bind_int8(py::module_& root, py::module_& cpu) {
   bind_problems(root);
+  bind_plan(py::reinterpret_borrow<py::class_<Plan>>(cpu.attr("Plan")));
   const py::arg problem("problem"), threads("threads");
   const py::arg_v output("output", py::none());
   cpu.def("conv2d_int8_kernels", &conv2d_int8_kernels, "All of them, best first.");

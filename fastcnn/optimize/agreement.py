@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 
-def difference(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
-    """What is different, in words; empty if the results agree to rounding."""
+def difference(got: Sequence[Tensor], wanted: Sequence[Tensor], dtype: torch.dtype | None = None) -> str:
+    """What is different, in words; empty if the results agree to rounding, in the given dtype or that of each."""
     for i, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
-        found = _difference(ours, theirs)
+        found = _difference(ours, theirs, dtype or theirs.dtype)
         if found:
             return f"result {i}: {found}" if len(wanted) > 1 else found
     return ""
@@ -26,7 +26,7 @@ def tolerance(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps ** 0.5
 
 
-def _difference(ours: Tensor, theirs: Tensor) -> str:
+def _difference(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> str:
     for name in ("dtype", "shape", "device", "requires_grad"):
         if getattr(ours, name) != getattr(theirs, name):
             return f"{name} {getattr(ours, name)} instead of {getattr(theirs, name)}"
@@ -47,6 +47,6 @@ def _difference(ours: Tensor, theirs: Tensor) -> str:
     wide = torch.float64 if theirs.dtype is torch.float64 else torch.float32
     error = (ours.to(wide) - theirs.to(wide)).abs().max().item()
     scale = theirs.to(wide).abs().max().item()
-    if error <= tolerance(theirs.dtype) * scale:
+    if error <= tolerance(dtype) * scale:
         return ""
     return f"largest difference {error:.3g} where the largest value is {scale:.3g}"

@@ -26,9 +26,11 @@ from fastcnn.ops.pool.cpu import native_adaptive_avg_pool2d, native_pool2d
 from fastcnn.ops.subsample2d.cpu import native_problem as native_subsample2d
 from fastcnn.optimize import vocabulary as v
 from fastcnn.optimize.constants import Constants, Entry
+from fastcnn.optimize.int8 import lower as int8
 from fastcnn.optimize.network import Node, is_constant
 
 CPU = torch.device("cpu")
+DTYPES = (*native.DTYPES, torch.uint8)  # of values in a plan
 
 
 class Context(NamedTuple):
@@ -39,6 +41,7 @@ class Context(NamedTuple):
     constants: Constants
     entry: Callable[[Node], Entry]
     prepack: bool
+    batch_invariant: bool  # kernels are chosen by one image and one thread
     views: dict[Node, View]
     threads: int
     absorbed: set[Node]  # nodes that the kernel of an earlier one computes
@@ -99,6 +102,9 @@ WEIGHTS: dict[Any, tuple[int, ...]] = {
 }  # fmt: skip
 
 
+WEIGHTS |= int8.WEIGHTS
+
+
 def operands(node: Node) -> list[Node]:
     """The values that a node reads, its weights left out."""
     weights = {id(node.args[i]) for i in WEIGHTS.get(node.target, ()) if i < len(node.args)}
@@ -109,11 +115,13 @@ def reason_against(node: Node, meta: dict[Node, Any]) -> str | None:
     """Why a node cannot be part of a plan; None if it can."""
     if is_view(node, meta):
         return None
+    if node.target in int8.EMITS:
+        return None
     lowering = LOWERINGS.get(node.target)
     if lowering is None:
         return "no operator of fastcnn"
     y = meta[node]
-    if not isinstance(y, Tensor) or y.dtype not in native.DTYPES:
+    if not isinstance(y, Tensor) or y.dtype not in DTYPES:
         return f"{getattr(y, 'dtype', type(y))} has no native kernel"
     if any(meta[a].dtype != y.dtype for a in operands(node)):
         return "the inputs' dtypes differ"
@@ -127,7 +135,7 @@ def is_view(node: Node, meta: dict[Node, Any]) -> bool:
     if node.target not in (v.flatten, v.image, v.channels, v.adaptive_avg_pool2d):
         return False
     x = meta[node.args[0]]
-    if x.dtype not in native.DTYPES or is_constant(node.args[0]):
+    if x.dtype not in DTYPES or is_constant(node.args[0]):
         return False
     if node.target is v.flatten:
         return tuple(x.shape[2:]) == (1, 1)
@@ -177,7 +185,7 @@ def _emit_conv2d(c: Context, node: Node) -> None:
         residual_stride=0 if residual is None else c.stride(residual),
         threads=c.threads,
     )
-    name = _algorithm(problem) or ""
+    name = _algorithm(problem._replace(N=1, threads=1) if c.batch_invariant else problem) or ""
     pools = name.startswith("winograd") and residual is None and activations.increasing(problem.activation)
     pool = _pool_of_blocks(c, node) if pools else None
     if pool is not None:
@@ -407,6 +415,9 @@ LOWERINGS: dict[Any, Lowering] = {
     v.flatten: Lowering(_image, _emit_flatten),
     v.rbf: Lowering(_rows, _emit_rbf),
 }  # fmt: skip
+
+
+LOWERINGS |= {target: Lowering(_image, emit) for target, emit in int8.EMITS.items()}
 
 
 def unavailable() -> str | None:

@@ -11,7 +11,7 @@ import functools
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from fastcnn.optimize.agreement import difference
 from fastcnn.optimize.capture import record
 from fastcnn.optimize.constants import Constants, Moved
 from fastcnn.optimize.passes import PASSES, fuse_conv_pool
+from fastcnn.optimize.passes.to_bfloat16 import to_bfloat16
 from fastcnn.optimize.program import Program
 from fastcnn.optimize.report import Report
 from fastcnn.optimize.structure import Builder
@@ -40,6 +41,9 @@ class Options(NamedTuple):
     cuda_graphs: bool = True
     prepack: bool = True
     check: bool = True
+    batch_invariant: bool = False
+    dtype: torch.dtype | None = None
+    finish: Callable[[Any], None] | None = None  # a pass of the caller's, after all others
 
 
 class Optimized:
@@ -247,7 +251,7 @@ class Plans:
                 raise
             self._failed(key, f"{type(error).__name__} while a plan was made: {error}", last=True)
             return recording.result
-        reason = difference(results, recording.tensors) if self.options.check else ""
+        reason = difference(results, recording.tensors, self.options.dtype) if self.options.check else ""
         reason = reason or self._side_effect(before, args, kwargs)
         if reason:
             self._failed(key, f"the plan disagrees with the model: {reason}", last=True)
@@ -261,11 +265,16 @@ class Plans:
         network.drop_unused()
         for rewrite in PASSES:
             rewrite(network)
+        if self.options.dtype is torch.bfloat16:
+            to_bfloat16(network)
+        if self.options.finish is not None:
+            self.options.finish(network)
         if current_backend() not in ("auto", "cpu") or any(not t.is_cpu for t in tensors):
             fuse_conv_pool(network)
         network.drop_unused()
         network.graph.lint()
-        return Program(network, tensors, self._constants, self._arenas, self.options.prepack)
+        options = self.options
+        return Program(network, tensors, self._constants, self._arenas, options.prepack, options.batch_invariant)
 
     def _checked_call(self, key: Hashable, captured: Captured, tensors: Any, args: Any, kwargs: Any) -> Any:
         """Another call beside the given model: whether it depends on more than its arguments, such as time."""
@@ -281,7 +290,11 @@ class Plans:
         if not reason:
             results = self._run(captured.program, tensors)
             same = len(found) == len(results)
-            reason = difference(results, found) if same else f"{len(found)} tensors instead of {len(results)}"
+            reason = (
+                difference(results, found, self.options.dtype)
+                if same
+                else f"{len(found)} tensors instead of {len(results)}"
+            )
             if not reason:
                 return captured.build(results)
         self._failed(key, f"another call gave something else: {reason}", last=True)

@@ -144,9 +144,16 @@ class Program:
     """Runs a network on inputs of one form. Several threads may run it at once."""
 
     def __init__(
-        self, network: Network, inputs: Sequence[Tensor], constants: Constants, arenas: Arenas, prepack: bool
+        self,
+        network: Network,
+        inputs: Sequence[Tensor],
+        constants: Constants,
+        arenas: Arenas,
+        prepack: bool,
+        batch_invariant: bool = False,
     ) -> None:
-        self._network, self._arenas, self._prepack = network, arenas, prepack
+        self._network, self._arenas = network, arenas
+        self._prepack, self._batch_invariant = prepack, batch_invariant
         self._store = constants
         self._threads = torch.get_num_threads()
         self.on_cuda = any(x.is_cuda for x in inputs)
@@ -297,7 +304,9 @@ class Program:
 
         builder = PlanBuilder(inputs, list(outputs))
         threads = self._threads if slices == 1 else 1  # of an operation
-        context = lower.Context(builder, meta, self._store, self._entry, self._prepack, views, threads, set())
+        context = lower.Context(
+            builder, meta, self._store, self._entry, self._prepack, self._batch_invariant, views, threads, set()
+        )
         for node, raw in images:
             lower.emit_channels_last(context, node, raw)
             self._row(node, builder.kernels[-1], "")
@@ -331,7 +340,7 @@ class Program:
         batch = len(values[0])
         if batch == 1 or any(len(x) != batch for x in values):
             return 1
-        weights = {a: value(a).nbytes for n in nodes for a in n.all_input_nodes if is_constant(a)}
+        weights = {a: _nbytes(value(a)) for n in nodes for a in n.all_input_nodes if is_constant(a)}
         weight_bytes = sum(weights.values())
         image_bytes = 2 * max(x.nbytes for x in values) // batch
         _, l2, _ = native.library().cpu.caches()
@@ -411,3 +420,7 @@ def _side_by_side(parts: Sequence[Node], meta: dict[Node, Any], views: dict[Node
             return None
         offset += meta[part].shape[1]
     return first
+
+
+def _nbytes(value: Any) -> int:
+    return value.nbytes if isinstance(value, Tensor) else sum(map(_nbytes, value))

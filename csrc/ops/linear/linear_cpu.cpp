@@ -99,7 +99,8 @@ struct PackedRows {
   int64_t groups() const { return (rows + kTileRows - 1) / kTileRows; }
   Range group(int64_t i) const { return part_of(rows, groups(), i); }
   int64_t depth() const { return (D + kLanes - 1) / kLanes * kLanes; }
-  int64_t block() const { return groups() > 1 ? kDepth : max_of(depth(), kLanes); }
+  // The same for one row as for many, so that a row's bits do not depend on the others.
+  int64_t block() const { return kDepth; }
   int64_t at(int64_t group_begin, int64_t d) const {
     return d * rows + group_begin * min_of(block(), depth() - d);
   }
