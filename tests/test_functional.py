@@ -288,3 +288,13 @@ def test_out_refuses_gradients():
     x, w = torch.randn(1, 2, 4, 4, requires_grad=True), torch.randn(3, 2, 3, 3)
     with pytest.raises(ValueError, match="out= does not support automatic differentiation"):
         functional.conv2d(x, w, out=torch.zeros(1, 3, 2, 2))
+
+
+def test_conv2d_of_no_image_with_bias_and_residual():
+    """Tensors without elements have no address."""
+    weight, bias = torch.randn(4, 3, 3, 3), torch.randn(4)
+    y = functional.conv2d(torch.randn(0, 3, 8, 8), weight, bias, residual=torch.randn(0, 4, 6, 6))
+    assert y.shape == (0, 4, 6, 6)
+    net = fastcnn.optimize(fastcnn.models.resnet18(num_classes=3).eval())
+    with torch.no_grad():
+        assert net(torch.randn(0, 3, 32, 32)).shape == (0, 3)

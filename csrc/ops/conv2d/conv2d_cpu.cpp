@@ -230,11 +230,11 @@ Conv2d::Conv2d(const Conv2dProblem& problem, const std::string& name, bool max_p
 
 void Conv2d::run(const void* x, const void* weight, WeightForm form, const float* bias, const void* residual,
                  void* y, int threads) const {
+  if (problem_.N * problem_.P * problem_.Q == 0) return;  // no image has no address
   if (problem_.has_bias && !bias)
     throw std::invalid_argument("conv2d: the problem has a bias, its address is 0");
   if (problem_.has_residual && !residual)
     throw std::invalid_argument("conv2d: the problem has a residual, its address is 0");
-  if (problem_.N * problem_.P * problem_.Q == 0) return;
   if (!weight || !y || (!x && problem_.H * problem_.W > 0))
     throw std::invalid_argument("conv2d: the address of x, weight or y is 0");
   if (threads < 1) threads = 1;
