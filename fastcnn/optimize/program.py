@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fastcnn import ops
 from fastcnn.core import layout, native
 from fastcnn.core.backend import current_backend
 from fastcnn.core.plan import Arenas, Buffer, Plan, PlanBuilder, View
@@ -369,10 +370,20 @@ class Program:
         shape = "x".join(map(str, y.shape)) if isinstance(y, Tensor) else ""
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
         computes = self._network.labels(node)
-        flops = 0
-        if node.target in (v.conv2d, v.linear):
-            flops = 2 * y.numel() * self._meta[node.args[1]][0].numel()
-        self.rows.append(Row(node.name, str(name), shape, runs, computes, reason, flops))
+        self.rows.append(Row(node.name, str(name), shape, runs, computes, reason, self._flops(node)))
+
+    def _flops(self, node: Node) -> int:
+        """2 * outputs * inputs of one, of a convolution or linear layer; of a stem those before its pool."""
+        if node.target is v.conv2d_max_pool2d:
+            x, weight, _ = (self._meta.get(a) for a in node.args)
+            names = ("conv_stride", "conv_padding", "conv_dilation", "groups", "activation")
+            params = ops.conv2d.normalise((x, weight), tuple(node.kwargs[name] for name in names))
+            outputs = math.prod(ops.conv2d.infer((x, weight, None, None, None), params).output_shape)
+        elif node.target in (v.conv2d, v.linear):
+            outputs = self._meta[node].numel()
+        else:
+            return 0
+        return 2 * outputs * self._meta[node.args[1]][0].numel()
 
 
 def _place(nodes: list[Node], inside: set[Node], meta: dict[Node, Any], views: dict[Node, View]) -> None:

@@ -46,6 +46,7 @@ def test_a_program_for_a_gpu_has_the_pairs_a_plan_has_not(x):
         report = optimized.__fastcnn_explain__(x)
         torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)
     assert report.rows[0].computes == ("stem", "norm", "relu", "max_pool2d")
+    assert report.flops == optimized.__fastcnn_explain__(x).flops > 0, "the stem counts"
     assert operators(optimized, x)[0] == "conv2d", "the network itself was changed"
     torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)
 
