@@ -12,7 +12,7 @@ from fastcnn import models
 # Image sizes at which each network's layers fall on both sides of the rules by which kernels are chosen.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "lenet5": (lambda: models.lenet5(), (1, 32, 32)),
-    "alexnet": (lambda: models.alexnet(num_classes=10), (3, 96, 96)),
+    "alexnet": (lambda: models.alexnet(num_classes=10), (3, 227, 227)),
     "googlenet": (lambda: models.googlenet(num_classes=10), (3, 64, 64)),
     "resnet18": (lambda: models.resnet18(num_classes=10), (3, 64, 64)),
     "vgg11": (lambda: models.vgg11(num_classes=10), (3, 32, 32)),

@@ -257,6 +257,7 @@ def test_scales() -> None:
 
 
 @pytest.mark.slow
+@torch.enable_grad()
 def test_a_trained_network_loses_no_accuracy() -> None:
     from sklearn.datasets import load_digits
 
