@@ -39,6 +39,7 @@ def eager(model: nn.Module) -> nn.Module:
     for node in graph.nodes:
         if node.op == "call_function" and node.target in EAGER:
             node.target = EAGER[node.target]
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "out"}
     return fx.GraphModule(model, graph).train()
 
 
@@ -74,10 +75,11 @@ def contenders(name: str, batch: int, with_compile: bool) -> dict[str, Callable[
     gradients = {}
     for who, model in models.items():
         loss_of(model(x), labels).backward()
-        gradients[who] = [p.grad for p in model.parameters() if p.grad is not None]
-    reference = torch.cat([g.flatten() for g in gradients["eager"]])
+        named = ((name.removeprefix("_orig_mod."), p.grad) for name, p in model.named_parameters())
+        gradients[who] = [grad.flatten() for _, grad in sorted(named, key=lambda pair: pair[0]) if grad is not None]
+    reference = torch.cat(gradients["eager"])
     for who, found in gradients.items():
-        error = (torch.cat([g.flatten() for g in found]) - reference).norm() / reference.norm()
+        error = (torch.cat(found) - reference).norm() / reference.norm()
         if not error < 1e-2:  # a ReLU that rounding turns on or off, in a fresh network, is most of it
             raise AssertionError(f"{name}: {who}'s gradients differ from eager's by {error:.2g}")
     return {
@@ -122,8 +124,13 @@ def main() -> None:
         batch = options.batch * 8 if name == "lenet5" else options.batch
         rows.append(measure(name, batch, options.rounds, options.compile))
         print(json.dumps(rows[-1]), flush=True)
-    if options.output is not None:
-        path = options.output / "step.json"
+        write(options.output, device, rows)
+
+
+def write(folder: Path | None, device: str, rows: list[dict[str, Any]]) -> None:
+    """After each network, so that a run that is broken off keeps what it has."""
+    if folder is not None:
+        path = folder / "step.json"
         kept = json.loads(path.read_text())["rows"] if path.exists() else []
         done = {row["network"] for row in rows}
         rows = sorted(
