@@ -1,41 +1,9 @@
-# CPU kernels. FASTCNN_CPU_SOURCES are compiled once, for any processor. FASTCNN_ISA_SOURCES are compiled once
-# per instruction set, each time into its own namespace (see cpu/isa.h), and chosen at run time.
-set(FASTCNN_CPU_SOURCES
-  cpu/caches.cpp
-  cpu/isa.cpp
-  cpu/scratch.cpp
-  cpu/thread_pool.cpp
-  ops/conv2d/conv2d_cpu.cpp
-  ops/conv2d_int8/conv2d_int8.cpp
-  ops/layout/layout_cpu.cpp
-  plan/plan.cpp
-  python/bind_int8.cpp
-  python/call.cpp
-  python/fingerprints.cpp)
-set(FASTCNN_ISA_SOURCES
-  cpu/fingerprint.cpp
-  ops/add_relu/add_relu_cpu.cpp
-  ops/batch_norm/batch_norm_cpu.cpp
-  ops/bias_activation/bias_activation_gradient_cpu.cpp
-  ops/concat/concat_cpu.cpp
-  ops/conv2d/direct_cpu.cpp
-  ops/conv2d/narrow_cpu.cpp
-  ops/conv2d/narrow_groups_cpu.cpp
-  ops/conv2d/weight_gradient_cpu.cpp
-  ops/conv2d/winograd_cpu.cpp
-  ops/conv2d/winograd_weight_gradient_cpu.cpp
-  ops/conv2d_int8/depthwise_int8_cpu.cpp
-  ops/conv2d_int8/gemm_int8_cpu.cpp
-  ops/elementwise/elementwise_cpu.cpp
-  ops/int8/int8_cpu.cpp
-  ops/linear/linear_cpu.cpp
-  ops/lrn/lrn_cpu.cpp
-  ops/lrn/lrn_gradient_cpu.cpp
-  ops/pool/pool_cpu.cpp
-  ops/pool/pool_gradient_cpu.cpp
-  ops/rbf/rbf_cpu.cpp
-  ops/subsample2d/subsample2d_cpu.cpp
-  ops/subsample2d/subsample2d_gradient_cpu.cpp)
+# CPU kernels. ops/*/*_cpu.cpp are compiled once per instruction set, each time into its own namespace (see
+# cpu/isa.h), and chosen at run time; all other sources once, for any processor.
+file(GLOB FASTCNN_ISA_SOURCES CONFIGURE_DEPENDS ops/*/*_cpu.cpp)
+list(APPEND FASTCNN_ISA_SOURCES cpu/fingerprint.cpp)
+file(GLOB FASTCNN_CPU_SOURCES CONFIGURE_DEPENDS cpu/*.cpp ops/*/*.cpp plan/*.cpp python/*.cpp)
+list(FILTER FASTCNN_CPU_SOURCES EXCLUDE REGEX "_cpu\\.cpp$|/fingerprint\\.cpp$|/bind_cuda\\.cpp$")
 # AVX512-BF16 goes beside avx512, for what multiplies pairs of bfloat16.
 set(FASTCNN_BF16_SOURCES
   ops/conv2d/direct_cpu.cpp
@@ -75,7 +43,8 @@ foreach(isa IN LISTS FASTCNN_ISAS)
     # functions set no errno and no exception flags, so that comparisons become selects; NaN and infinity keep
     # their meaning (no -ffast-math). GCC 12 takes its own AVX-512 header for uninitialised.
     target_compile_options(fastcnn_${isa} PRIVATE -Wall -Wextra -Wno-psabi
-      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> -ffp-contract=off -fno-math-errno -fno-trapping-math ${FASTCNN_FLAGS_${isa}})
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
+      -ffp-contract=off -fno-math-errno -fno-trapping-math ${FASTCNN_FLAGS_${isa}})
     target_sources(_C PRIVATE $<TARGET_OBJECTS:fastcnn_${isa}>)
   endif()
 endforeach()

@@ -94,6 +94,7 @@ if(NOT FASTCNN_CUDA STREQUAL "OFF" AND CMAKE_CUDA_COMPILER)
   endif()
 
   find_package(CUDAToolkit REQUIRED)
+  target_sources(_C PRIVATE python/bind_cuda.cpp)
   target_link_libraries(_C PRIVATE fastcnn_cuda CUDA::cudart_static)
   # Nothing of the static runtime is exported: another copy of it lives in torch.
   target_link_options(_C PRIVATE LINKER:--exclude-libs,ALL)

@@ -16,16 +16,21 @@
 #include <string>
 #include <vector>
 
-#include "base/problem.h"
-#include "ops/conv2d/conv2d_cpu.h"
-#include "ops/linear/linear_cpu.h"
+#include "plan/operation.h"
 
 namespace fastcnn {
 
 // A tensor of a plan: a byte offset in a buffer, so that a channel slice is its pixel stride plus an offset.
+// buffer < 0: there is none.
 struct Place {
   int buffer = -1;
   int64_t offset = 0;
+};
+
+// What an operation is given for an operand: a tensor's place, or a constant's address.
+struct Given {
+  Place place;
+  void* address = nullptr;
 };
 
 class Plan {
@@ -34,22 +39,9 @@ class Plan {
   int input(int64_t bytes);   // bound by run(), in the order of declaration
   int output(int64_t bytes);
 
-  // Every tensor must lie inside its buffer; anything else throws std::invalid_argument.
-  void conv2d(const Conv2d& conv, Place x, const void* weight, WeightForm form, const float* bias,
-              Place residual, Place y);
-  void linear(const LinearProblem& problem, Place x, const void* weight, const float* bias, Place y);
-  void pool2d(const Pool2dProblem& problem, Place x, Place y);
-  void adaptive_avg_pool2d(const AdaptiveAvgPool2dProblem& problem, Place x, Place y);
-  void lrn(const LrnProblem& problem, Place x, Place y);
-  void lrn_max_pool2d(const LrnProblem& problem, const Pool2dProblem& pool, Place x, Place y);
-  void subsample2d(const Subsample2dProblem& problem, Place x, const float* coefficient, const float* bias,
-                   Place y);
-  void copy_slice(const CopySliceProblem& problem, Place x, Place y);
-  void add_relu(const AddReluProblem& problem, Place a, Place b, Place y);
-  void elementwise(const ElementwiseProblem& problem, Place a, Place b, Place y);
-  void rbf(const RbfProblem& problem, Place x, const float* centers, Place y);
-  void to_channels_last(const LayoutProblem& problem, Place x, Place y);
-  void to_channels_first(const LayoutProblem& problem, Place x, Place y);
+  // Every tensor must lie inside its buffer, and of what is needed nothing may be left out; anything else
+  // throws std::invalid_argument.
+  void add(Operation operation, const std::vector<Given>& operands);
 
   void finalize(int64_t slices = 1);
   // Of one arena, aligned to 64. With slices run() needs one for each thread, end to end.
@@ -66,16 +58,6 @@ class Plan {
   };
   std::vector<Description> describe() const;
 
-  // A tensor as an operation uses it, with the bytes from its first to its last element; buffer < 0: absent.
-  struct Operand {
-    const char* name;
-    Place place;
-    int64_t extent;
-  };
-  using Pointers = void* const*;  // one an operand, in order
-  // Any operation; description.bytes holds those of its constants.
-  void add(Description description, std::vector<Operand> operands, std::function<void(Pointers, int)> call);
-
  private:
   enum class Kind { arena, input, output };
   struct Buffer {
@@ -88,8 +70,8 @@ class Plan {
   struct Op {
     Description description;
     double flop;
-    std::vector<Operand> operands;
-    std::function<void(Pointers, int threads)> call;
+    std::vector<Given> operands;
+    std::function<void(Addresses, int threads)> run;
   };
   int declare(Kind kind, int64_t bytes);
   void run_slice(int64_t slice, const std::vector<void*>& inputs, const std::vector<void*>& outputs,

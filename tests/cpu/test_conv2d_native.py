@@ -149,7 +149,7 @@ def check(case: Case, name: str) -> None:
         assert error <= 2 * theirs + eps * max(scale, 1.0), (name, form, case)
 
 
-# The bounds documented in conv2d_cpu.h.
+# The bounds documented in conv2d.h.
 WINOGRAD_ERROR = {"winograd_f2": 2e-6, "winograd_f4": 1e-5, "winograd_f6": 3e-5, "winograd5x5": 1e-5}
 
 CASES = [
@@ -324,6 +324,8 @@ def test_only_winograd_takes_a_max_pool() -> None:
         _C.cpu.Conv2d(Run(Case()).problem(), "direct", max_pool=True)
     with pytest.raises(ValueError, match="winograd_f4: takes no max-pool behind a residual"):
         _C.cpu.Conv2d(Run(Case(residual=True)).problem(), "winograd_f4", max_pool=True)
+    with pytest.raises(ValueError, match="behind an activation that does not keep order"):
+        _C.cpu.Conv2d(Run(Case(activation="silu")).problem(), "winograd_f4", max_pool=True)
 
 
 @pytest.fixture

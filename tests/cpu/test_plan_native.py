@@ -182,7 +182,7 @@ def test_elementwise(isa: str, dtype: torch.dtype, function: str) -> None:
         expected = ONE_OPERAND[function](a.double())
     fields = {"pixels": 30, "C": 37, "a_stride": 37, "b_stride": 37, "y_stride": 37, "pixels_per_image": 15}
     p = problem("Elementwise", dtype=dtype, function=getattr(_C.Elementwise, function), **fields)
-    _C.cpu.elementwise(p, a.data_ptr(), b.data_ptr(), y.data_ptr(), 2)
+    _C.cpu.elementwise(p, 2)(a, b, y)
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(y.double(), expected, rtol=2 * eps, atol=eps / 8, equal_nan=True)
 
@@ -194,11 +194,11 @@ def test_layouts(dtype: torch.dtype, shape: tuple[int, ...], stride: int) -> Non
     x = torch.randn(shape).to(dtype)
     p = problem("Layout", element_size=x.element_size(), N=N, H=H, W=W, C=C, pixel_stride=stride)
     wide = torch.full((N, H, W, stride), 5, dtype=dtype)
-    _C.cpu.to_channels_last(p, x.data_ptr(), wide.data_ptr(), 2)
+    _C.cpu.to_channels_last(p, 2)(x, wide)
     assert torch.equal(wide[..., :C], nhwc(x))
     assert (wide[..., C:] == 5).all()
     back = torch.empty_like(x)
-    _C.cpu.to_channels_first(p, wide.data_ptr(), back.data_ptr(), 2)
+    _C.cpu.to_channels_first(p, 2)(wide, back)
     assert torch.equal(back, nchw(wide[..., :C]))
 
 
@@ -232,6 +232,14 @@ def test_misuse_is_refused() -> None:
         plan.copy_slice(p, (x, 4), x)
     with pytest.raises(ValueError, match="x is in buffer 9, there are 2"):
         plan.copy_slice(p, 9, x)
+    with pytest.raises(ValueError, match="concat 10x8: it has 2 operands, 1 were given"):
+        plan.copy_slice(p, x)
+    linear = problem("Linear", dtype=torch.float32, weight_dtype=torch.float32, N=1, D=8, M=4, has_bias=1)
+    linear.x_stride, linear.weight_stride, linear.y_stride = 8, 8, 4
+    with pytest.raises(ValueError, match="linear 1x8 . 4: the address of weight is 0"):
+        plan.linear(linear, x, 0, 0, small)
+    with pytest.raises(ValueError, match="linear 1x8 . 4: the address of bias is 0"):
+        plan.linear(linear, x, 64, None, small)
     with pytest.raises(ValueError, match="not finalized"):
         plan.run([0], [0], 0, 1)
     plan.finalize()

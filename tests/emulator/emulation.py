@@ -89,7 +89,7 @@ def build(kernels: list[Path] | None = None, overlay: Path | None = None) -> Pat
     overlay: a folder of changed copies of files under csrc, at the same relative paths.
     """
     bindings_include = (CSRC, Path(pybind11.get_include()), Path(sysconfig.get_path("include")))
-    jobs = [(CSRC / "bindings.cpp", BINDINGS, bindings_include)]
+    jobs = [(CSRC / "python" / "bind_cuda.cpp", BINDINGS, bindings_include)]
     jobs += [(source, RUNTIME, (CSRC,)) for source in runtime_sources()]
     for source in kernel_sources() if kernels is None else kernels:
         include: tuple[Path, ...] = (CSRC,)

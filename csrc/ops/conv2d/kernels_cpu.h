@@ -1,5 +1,5 @@
 // The convolution algorithms, as each instruction set implements them. Which one takes which problem is
-// decided in conv2d_cpu.cpp; nothing here checks.
+// decided in conv2d.cpp; nothing here checks.
 #pragma once
 
 #include <cstdint>

@@ -11,11 +11,11 @@
 // task takes a panel of output channels for all of them, so that every weight is read from memory once.
 // Groups share the transforms of their inputs; each has panels of its own.
 //
-// A max-pool of 2x2 blocks behind the convolution is taken on the way out, since tiles are of even size: the
-// activations grow with their argument, so the maximum comes first.
+// A max-pool of 2x2 blocks behind the convolution is taken on the way out, since tiles are of even size:
+// before the activation, and so only with those that keep order.
 //
 // Rounding: the transforms add numbers of different size, so the relative error (L2) is larger than a direct
-// sum's 1e-7 to 1e-6; conv2d_cpu.h has the bounds. A NaN or an infinity in the input reaches all outputs
+// sum's 1e-7 to 1e-6; conv2d.h has the bounds. A NaN or an infinity in the input reaches all outputs
 // of the tiles that contain it (up to M + R - 2 pixels away), infinities as NaN.
 #include "cpu/gemm.h"
 #include "cpu/scratch.h"

@@ -92,7 +92,7 @@ def set_winograd_tolerance(tolerance: float) -> None:
     """The largest relative error (L2) that a Winograd kernel may have to be chosen on the CPU.
 
     The default, 1e-5, admits F(2x2) and F(4x4); 1e-4 admits F(6x6) too; 0 forbids Winograd. Measured errors are a
-    few times smaller than these bounds: see csrc/ops/conv2d/conv2d_cpu.h. Raises ValueError for a negative or
+    few times smaller than these bounds: see csrc/ops/conv2d/conv2d.h. Raises ValueError for a negative or
     non-finite value.
     """
     tolerance = checks.real("set_winograd_tolerance", "tolerance", tolerance)

@@ -1,6 +1,6 @@
 """python -m fastcnn tune: checks by measurement the choices that rules made for the convolutions of networks.
 
-Every algorithm that can compute a layer is timed beside the one that the rule of csrc/ops/conv2d/conv2d_cpu.cpp
+Every algorithm that can compute a layer is timed beside the one that the rule of csrc/ops/conv2d/conv2d.cpp
 takes. Each call reads other weights than the one before, as in a network, where they come from memory while the
 activations are still in the caches. Nothing is stored: a choice from one pass on a noisy machine is no better than
 the rule, and a rule that is wrong should be mended for everyone.

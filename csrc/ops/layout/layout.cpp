@@ -1,9 +1,10 @@
-#include "ops/layout/layout_cpu.h"
+#include "ops/layout/layout.h"
 
 #include <algorithm>
 #include <cstdint>
 
 #include "cpu/thread_pool.h"
+#include "python/bind.h"
 
 namespace fastcnn {
 namespace {
@@ -56,6 +57,36 @@ void to_channels_last(const LayoutProblem& problem, const void* x, void* y, int 
 
 void to_channels_first(const LayoutProblem& problem, const void* x, void* y, int threads) {
   move<false>(problem, y, const_cast<void*>(x), threads);
+}
+
+Operation to_channels_last_operation(const LayoutProblem& p) {
+  const int64_t pixels = p.N * p.H * p.W;
+  return {"to_channels_last",
+          "layout",
+          dims({p.N, p.C, p.H, p.W}),
+          0,
+          0,
+          {tensor("x", pixels, p.C, p.C, p.element_size),
+           tensor("y", pixels, p.C, p.pixel_stride, p.element_size)},
+          [p](Addresses a, int threads) { to_channels_last(p, a[0], a[1], threads); }};
+}
+
+Operation to_channels_first_operation(const LayoutProblem& p) {
+  const int64_t pixels = p.N * p.H * p.W;
+  return {"to_channels_first",
+          "layout",
+          dims({p.N, p.H, p.W, p.C}),
+          0,
+          0,
+          {tensor("x", pixels, p.C, p.pixel_stride, p.element_size),
+           tensor("y", pixels, p.C, p.C, p.element_size)},
+          [p](Addresses a, int threads) { to_channels_first(p, a[0], a[1], threads); }};
+}
+
+FASTCNN_BIND(m) {
+  FASTCNN_PROBLEM(m, LayoutProblem, element_size, N, H, W, C, pixel_stride);
+  bind(m, "to_channels_last", to_channels_last_operation);
+  bind(m, "to_channels_first", to_channels_first_operation);
 }
 
 }  // namespace fastcnn

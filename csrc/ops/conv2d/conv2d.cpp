@@ -1,4 +1,4 @@
-#include "ops/conv2d/conv2d_cpu.h"
+#include "ops/conv2d/conv2d.h"
 
 #include <atomic>
 #include <cstdio>
@@ -18,7 +18,7 @@ struct Algorithm {
 
 #define FASTCNN_KERNEL(name) []() -> const Conv2dKernel& { return FASTCNN_SELECT(name); }
 
-// The bounds of conv2d_cpu.h; tests/cpu/test_conv2d_native.py measures them.
+// The bounds of conv2d.h; tests/cpu/test_conv2d_native.py measures them.
 const Algorithm kAlgorithms[] = {
     {"winograd_f6", 6, 3, 3e-5f, FASTCNN_KERNEL(winograd_f6_conv2d)},
     {"winograd_f4", 4, 3, 1e-5f, FASTCNN_KERNEL(winograd_f4_conv2d)},
