@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from harness import assert_parity, pixels, problem, surroundings_untouched
 
+from fastcnn.core import activations
+
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NAN, INF = float("nan"), float("inf")
 
@@ -128,7 +130,7 @@ def test_adaptive_avg_pool2d(runner, dtype, C, stride, offset, H, W, P, Q):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("C", "offset"), [(16, 0), (6, 5)])
-@pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "tanh", "scaled_tanh"])
+@pytest.mark.parametrize("activation", activations.NAMES)
 def test_subsample2d(runner, dtype, C, offset, activation):
     x = pixels(2, C, 6, 7, dtype, offset=offset, device=runner.device)
     coefficient, bias = (torch.randn(C, dtype=dtype, device=runner.device) for _ in range(2))
@@ -139,15 +141,7 @@ def test_subsample2d(runner, dtype, C, offset, activation):
 
     def definition(x, coefficient, bias):
         total = F.avg_pool2d(x, 2, 2, divisor_override=1)
-        total = bias[:, None, None] + coefficient[:, None, None] * total
-        function = {
-            None: lambda t: t,
-            "relu": torch.relu,
-            "sigmoid": torch.sigmoid,
-            "tanh": torch.tanh,
-            "scaled_tanh": lambda t: 1.7159 * torch.tanh(t * (2 / 3)),
-        }[activation]
-        return function(total)
+        return activations.apply(activation, bias[:, None, None] + coefficient[:, None, None] * total)
 
     tensors = [t.cpu() for t in (x, coefficient, bias)]
     assert_parity(y, definition(*(t.double() for t in tensors)), definition(*tensors))
