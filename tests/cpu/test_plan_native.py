@@ -236,9 +236,9 @@ def test_misuse_is_refused() -> None:
         plan.copy_slice(p, x)
     linear = problem("Linear", dtype=torch.float32, weight_dtype=torch.float32, N=1, D=8, M=4, has_bias=1)
     linear.x_stride, linear.weight_stride, linear.y_stride = 8, 8, 4
-    with pytest.raises(ValueError, match="linear 1x8 . 4: the address of weight is 0"):
+    with pytest.raises(ValueError, match=r"linear 1x8 . 4: the address of weight is 0"):
         plan.linear(linear, x, 0, 0, small)
-    with pytest.raises(ValueError, match="linear 1x8 . 4: the address of bias is 0"):
+    with pytest.raises(ValueError, match=r"linear 1x8 . 4: the address of bias is 0"):
         plan.linear(linear, x, 64, None, small)
     with pytest.raises(ValueError, match="not finalized"):
         plan.run([0], [0], 0, 1)
