@@ -16,7 +16,9 @@ OPTIMIZERS = {
     "SGD": lambda p, **how: torch.optim.SGD(p, 0.1, momentum=0.9, **how),
     "Adam": lambda p, **how: torch.optim.Adam(p, 0.01, **how),
     "AdamW": lambda p, **how: torch.optim.AdamW(p, 0.01, **how),
-    "Adagrad": lambda p, **how: torch.optim.Adagrad(p, 0.05, **how),
+    # Its first step is g / (|g| + eps): with an eps of 1e-10 a gradient that rounding alone tells from zero, as
+    # Winograd's does, would move a weight as far as any other.
+    "Adagrad": lambda p, **how: torch.optim.Adagrad(p, 0.01, eps=1e-4, **how),
 }
 
 
