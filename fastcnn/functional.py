@@ -35,6 +35,7 @@ __all__ = [
     "local_response_norm",
     "max_pool2d",
     "rbf",
+    "scale_channels",
     "subsample2d",
 ]
 
@@ -281,6 +282,34 @@ def add_relu(input: Tensor, other: Tensor) -> Tensor:
     if has_torch_function((input, other)):
         return handle_torch_function(add_relu, (input, other), input, other)
     return ops.add_relu((input, other), ())
+
+
+def scale_channels(
+    input: Tensor,
+    scale: Tensor,
+    residual: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Each channel of each image times a number of its own, with the addition and activation that follow.
+
+    y[n,c,h,w] = act(input[n,c,h,w] * scale[n,c] + residual[n,c,h,w])
+
+    Args:
+        input: (N, C, H, W).
+        scale: (N, C) or (N, C, 1, 1).
+        residual: a tensor of the input's shape.
+        activation: see `conv2d`.
+        out: where to write, as in `conv2d`.
+
+    Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", 2018, equation 4.
+    """
+    if has_torch_function((input, scale, residual)):
+        return handle_torch_function(
+            scale_channels, (input, scale, residual), input, scale, residual, activation=activation, out=out
+        )
+    return ops.scale_channels((input, scale, residual), (activation,), out)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None) -> Tensor:

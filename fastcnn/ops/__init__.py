@@ -9,6 +9,7 @@ from fastcnn.ops.lrn import local_response_norm
 from fastcnn.ops.lrn_max_pool2d import lrn_max_pool2d
 from fastcnn.ops.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from fastcnn.ops.rbf import rbf
+from fastcnn.ops.scale_channels import scale_channels
 from fastcnn.ops.subsample2d import subsample2d
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "lrn_max_pool2d",
     "max_pool2d",
     "rbf",
+    "scale_channels",
     "subsample2d",
 ]

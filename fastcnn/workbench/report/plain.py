@@ -61,6 +61,13 @@ def rbf(input: Tensor, centers: Tensor) -> Tensor:
     return (input[:, None, :] - centers).square().sum(-1)
 
 
+def scale_channels(
+    input: Tensor, scale: Tensor, residual: Tensor | None = None, *, activation: str | None = None
+) -> Tensor:
+    y = input * scale[:, :, None, None] if scale.dim() == 2 else input * scale
+    return _activate(activation, y if residual is None else y + residual)
+
+
 def conv3x3_relu(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 1, **epilogue: Any
 ) -> Tensor:
@@ -82,6 +89,7 @@ EAGER: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.concat: concat,
     functional.add_relu: add_relu,
     functional.rbf: rbf,
+    functional.scale_channels: scale_channels,
     functional.local_response_norm: F.local_response_norm,
     functional.max_pool2d: F.max_pool2d,
     functional.avg_pool2d: F.avg_pool2d,
