@@ -1,4 +1,4 @@
-// What a kernel launch reports. bindings.cpp turns anything but ok into a Python exception.
+// What a kernel launch reports. python/bind_cuda.cpp turns anything but ok into a Python exception.
 #pragma once
 
 #include <cstdint>
