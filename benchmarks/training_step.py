@@ -80,7 +80,8 @@ def contenders(name: str, batch: int, with_compile: bool) -> dict[str, Callable[
     reference = torch.cat(gradients["eager"])
     for who, found in gradients.items():
         error = (torch.cat(found) - reference).norm() / reference.norm()
-        if not error < 1e-2:  # a ReLU that rounding turns on or off, in a fresh network, is most of it
+        # ReLUs that rounding turns on or off: in a fresh ResNet-50 eager itself is 3 % from float64.
+        if not error < 0.1:
             raise AssertionError(f"{name}: {who}'s gradients differ from eager's by {error:.2g}")
     return {
         who: stepper(model, [p for p in model.parameters() if p.requires_grad], x, labels)
