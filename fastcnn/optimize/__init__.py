@@ -50,6 +50,11 @@ def optimize(
         model = model.module()
     if not isinstance(model, nn.Module):
         raise TypeError(f"optimize: model is {type(model).__name__}; a torch.nn.Module is needed")
+    if isinstance(model, Optimized):
+        model = model._fastcnn.given  # type: ignore[union-attr]
+    if isinstance(model, torch.jit.ScriptModule):
+        warnings.warn("fastcnn.optimize: a scripted module runs as it is; give the module it was made of", stacklevel=2)
+        return model
     if dtype not in (None, torch.float32, torch.bfloat16):
         raise ValueError(f"optimize: dtype is {dtype}, must be torch.bfloat16, torch.float32 or None")
     if dtype is torch.bfloat16 and (reason := to_bfloat16.unavailable()):

@@ -26,6 +26,7 @@ Rule = Callable[..., "Node | None"]
 
 def adapt(network: Network) -> None:
     network.drop_unused()  # results of an operator that nobody reads
+    _lay_out(network)
     for node in network.nodes(aten.div.Tensor):
         with network.graph.inserting_before(node):
             new = _local_response_norm(network, node, *node.args[:2])
@@ -189,7 +190,7 @@ def add(n: Network, node: Node, input: Any, other: Any, alpha: Any = 1) -> Node 
 def sub(n: Network, node: Node, input: Any, other: Any, alpha: Any = 1) -> Node | None:
     if alpha != 1 or not _is_image(input) or (shift := _channel_constant(other, input)) is None:
         return None
-    return _affine(n, node, input, 1.0, n.call(constants.negative, shift))
+    return _affine(n, node, input, 1.0, n.call(constants.negative, shift) if isinstance(shift, fx.Node) else -shift)
 
 
 def mul(n: Network, node: Node, input: Any, other: Any) -> Node | None:
@@ -207,6 +208,8 @@ def mul(n: Network, node: Node, input: Any, other: Any) -> Node | None:
 def div(n: Network, node: Node, input: Any, other: Any, rounding_mode: Any = None) -> Node | None:
     if rounding_mode is not None or not _is_image(input) or (scale := _channel_constant(other, input)) is None:
         return None
+    if not isinstance(scale, fx.Node):
+        return _affine(n, node, input, 1 / scale, 0.0) if scale else None
     return _affine(n, node, input, n.call(constants.reciprocal, scale), 0.0)
 
 
@@ -373,18 +376,17 @@ def pad(n: Network, node: Node, input: Node, pad: Sequence[int], value: Any = 0)
     return input if not any(pad) else None
 
 
-def laid_out(*positions: int) -> Rule:
-    """An operator whose result depends on how its arguments lie in memory: they are laid as the model had them."""
+def _lay_out(network: Network) -> None:
+    """Operators whose result depends on how their argument lies in memory get it as the model had it."""
+    for node in list(network.graph.nodes):
+        if _name(node) in LAID_OUT and not is_constant(node.args[0]):
+            source = node.args[0]
+            with network.graph.inserting_before(node):
+                held = network.call_like(source, v.laid_out, source, list(value(source).stride()))
+            node.replace_input_with(source, held)
 
-    def rule(n: Network, node: Node, **_: Any) -> Node | None:
-        for i in positions:
-            source = node.args[i]
-            if not is_constant(source) and not is_call(source, v.laid_out):
-                held = n.call_like(source, v.laid_out, source, list(value(source).stride()))
-                node.replace_input_with(source, held)
-        return None
 
-    return rule
+LAID_OUT = frozenset(["as_strided", "as_strided_scatter", "view_as_complex", "view_as_real"])
 
 
 # ---- fastcnn's own operators ---------------------------------------------------------------------------------
@@ -451,8 +453,6 @@ RULES: dict[str, Rule] = {
     "_to_copy": to_copy,
     "dropout": dropout,
     "constant_pad_nd": pad,
-    **dict.fromkeys(("as_strided", "view_as_complex", "view_as_real"), laid_out(0)),
-    "as_strided_scatter": laid_out(0),
     "fastcnn::conv2d": own_conv2d,
     "fastcnn::linear": own_linear,
     "fastcnn::max_pool2d": max_pool2d,

@@ -26,12 +26,12 @@ def per_channel(number: Any, channels: int) -> Tensor:
     return number.double().reshape(-1).expand(channels)
 
 
-def negative(number: Any) -> Any:
-    return -number
+def negative(number: Tensor) -> Tensor:
+    return -number.double()
 
 
-def reciprocal(number: Any) -> Any:
-    return 1 / (number.double() if isinstance(number, Tensor) else torch.tensor(number, dtype=torch.float64))
+def reciprocal(number: Tensor) -> Tensor:
+    return 1 / number.double()
 
 
 def batch_norm_scale(variance: Tensor, weight: Tensor | None, eps: float) -> Tensor:

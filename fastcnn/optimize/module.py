@@ -25,7 +25,7 @@ from fastcnn.core.fingerprints import Fingerprints
 from fastcnn.core.plan import Arenas
 from fastcnn.optimize import cuda_graphs, state, structure
 from fastcnn.optimize.adapter import adapt
-from fastcnn.optimize.agreement import difference
+from fastcnn.optimize.agreement import difference, tolerance
 from fastcnn.optimize.capture import record
 from fastcnn.optimize.constants import Constants, Moved
 from fastcnn.optimize.passes import PASSES, fuse_conv_pool
@@ -111,6 +111,7 @@ class Captured:
     program: Program | None
     build: Builder | None
     reason: str = ""
+    rounding: float = 0.0  # the largest relative difference that is none
     checks: int = 0  # calls that are still to be compared with the given model
 
 
@@ -163,11 +164,12 @@ class Plans:
         return self.as_eval, _signature(args, kwargs, tensors)
 
     def _run(self, program: Program, tensors: Sequence[Tensor]) -> Sequence[Any]:
-        casts = torch._C._is_any_autocast_enabled()
-        with _no_autocast() if casts else nullcontext():
-            if self.options.cuda_graphs and program.on_cuda and cuda_graphs.takes(tensors):
-                return self._graphs(program, tensors)
-            return program(tensors)
+        if torch._C._is_any_autocast_enabled():
+            with _no_autocast():
+                return program(tensors)
+        if program.on_cuda and self.options.cuda_graphs and cuda_graphs.takes(tensors):
+            return self._graphs(program, tensors)
+        return program(tensors)
 
     def _eager(self, args: Any, kwargs: Any) -> Any:
         if not self.as_eval:
@@ -242,6 +244,8 @@ class Plans:
             self._failed(key, reason)
             return recording.result
         network = recording.network
+        dtypes = {t.dtype for n in network.graph.nodes if isinstance(t := n.meta.get("val"), Tensor)}
+        rounding = tolerance({*dtypes, self.options.dtype} - {None})
         try:
             program = self._compile(network, tensors)
             with _no_autocast() if torch._C._is_any_autocast_enabled() else nullcontext():
@@ -251,13 +255,13 @@ class Plans:
                 raise
             self._failed(key, f"{type(error).__name__} while a plan was made: {error}", last=True)
             return recording.result
-        reason = difference(results, recording.tensors, self.options.dtype) if self.options.check else ""
+        reason = difference(results, recording.tensors, rounding) if self.options.check else ""
         reason = reason or self._side_effect(before, args, kwargs)
         if reason:
             self._failed(key, f"the plan disagrees with the model: {reason}", last=True)
             return recording.result
         self._watch(network.attributes.values())
-        self._keep(key, Captured(program, recording.build, checks=int(self.options.check)))
+        self._keep(key, Captured(program, recording.build, checks=int(self.options.check), rounding=rounding))
         return recording.build(results)
 
     def _compile(self, network: Any, tensors: Sequence[Tensor]) -> Program:
@@ -291,7 +295,7 @@ class Plans:
             results = self._run(captured.program, tensors)
             same = len(found) == len(results)
             reason = (
-                difference(results, found, self.options.dtype)
+                difference(results, found, captured.rounding)
                 if same
                 else f"{len(found)} tensors instead of {len(results)}"
             )
@@ -430,9 +434,11 @@ def _observed() -> bool:
 
 def _signature(args: Any, kwargs: Any, tensors: list[Tensor]) -> Hashable:
     """What a plan is made for; the tensors among the arguments are appended. Raises Opaque."""
-    form = structure.flatten(args, tensors)
-    if kwargs:
-        form = form, structure.flatten(kwargs, tensors)
+    form: Hashable = None
+    if len(args) == 1 and not kwargs and type(args[0]) is Tensor:  # most calls
+        tensors.append(args[0])
+    else:
+        form = structure.flatten(args, tensors), structure.flatten(kwargs, tensors)
     if len(tensors) > 1:
         first: dict[int, int] = {}
         form = form, tuple([first.setdefault(id(t), i) for i, t in enumerate(tensors)])

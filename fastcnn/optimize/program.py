@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,13 +51,21 @@ class Output:
     dtype: torch.dtype
     values: list[tuple[Node, tuple[int, ...], tuple[int, ...], int]]  # node, shape, strides, offset
 
+    @cached_property
+    def whole(self) -> bool:
+        """Whether the one value in it fills it."""
+        (_, shape, _, offset), *others = self.values
+        return not others and offset == 0 and math.prod(shape) * self.dtype.itemsize == self.bytes
+
+    def empty(self) -> Tensor:
+        _, shape, strides, _ = self.values[0]
+        return torch.empty_strided(shape, strides, dtype=self.dtype)
+
     def allocate(self, values: Values) -> int:
         """Makes the memory and the values in it; returns its address."""
-        if len(self.values) == 1:
-            node, shape, strides, offset = self.values[0]
-            if offset == 0 and math.prod(shape) * self.dtype.itemsize == self.bytes:
-                memory = values[node] = torch.empty_strided(shape, strides, dtype=self.dtype)
-                return memory.data_ptr()
+        if self.whole:
+            memory = values[self.values[0][0]] = self.empty()
+            return memory.data_ptr()
         memory = torch.empty(self.bytes // self.dtype.itemsize, dtype=self.dtype)
         for node, shape, strides, offset in self.values:
             values[node] = memory.as_strided(shape, strides, offset)
@@ -80,8 +89,17 @@ class PlanStep:
 
     def run(self, values: Values) -> None:
         inputs = [_dense(values[node]) if convert else values[node] for node, convert in self.inputs]
+        self._run(inputs, [output.allocate(values) for output in self.outputs])
+
+    def outputs_of(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs, if each holds one value, for inputs in their order."""
+        inputs = [_dense(x) if convert else x for x, (_, convert) in zip(given, self.inputs, strict=True)]
+        outputs = [output.empty() for output in self.outputs]
+        self._run(inputs, [y.data_ptr() for y in outputs])
+        return outputs
+
+    def _run(self, inputs: Sequence[Tensor], outputs: list[int]) -> None:
         addresses = [x.data_ptr() for x in inputs]
-        outputs = [output.allocate(values) for output in self.outputs]
         arena = self.arenas.take(self.arena_bytes)
         try:
             if torch.autograd._profiler_enabled():
@@ -170,6 +188,7 @@ class Program:
         self._constants: Values = {}
         self._steps: list[TorchStep | PlanStep] = []
         self.rows: list[Row] = []
+        self._alone: PlanStep | None = None
         self._finish: list[tuple[int, tuple[int, ...] | None]] = []  # results to copy, each with its strides
         self._compile(self._global_reason(inputs))
         constants.release()
@@ -180,6 +199,8 @@ class Program:
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         """The results, in the network's order."""
+        if self._alone is not None:
+            return self._alone.outputs_of(inputs)
         values = self._constants.copy()
         values.update(zip(self._placeholders, inputs, strict=True))
         for step in self._steps:
@@ -214,7 +235,17 @@ class Program:
             strides = None if _same_order(result, form) or not _is_dense_form(form) else form.stride()
             if strides is not None or shares or given or (padded and owned) or i in self._frozen:
                 self._finish.append((i, strides))
+        self._alone = self._only_step()
         return self(inputs) if self._finish else results
+
+    def _only_step(self) -> PlanStep | None:
+        """The plan that is the whole network, its inputs and results in order: it needs no table of values."""
+        if len(self._steps) != 1 or self._finish or not isinstance(self._steps[0], PlanStep):
+            return None
+        step = self._steps[0]
+        made = [output.values[0][0] for output in step.outputs if output.whole]
+        same = [node for node, _ in step.inputs] == self._placeholders and made == list(self._results)
+        return step if same and len(made) == len(step.outputs) else None
 
     # ---- compiling -----------------------------------------------------------------------------------------
 
