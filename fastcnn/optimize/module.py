@@ -245,7 +245,7 @@ class Plans:
             return recording.result
         network = recording.network
         dtypes = {t.dtype for n in network.graph.nodes if isinstance(t := n.meta.get("val"), Tensor)}
-        rounding = tolerance({*dtypes, self.options.dtype} - {None})
+        rounding = tolerance(dtypes if self.options.dtype is None else {*dtypes, self.options.dtype})
         try:
             program = self._compile(network, tensors)
             with _no_autocast() if torch._C._is_any_autocast_enabled() else nullcontext():
