@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastcnn
 import fastcnn.functional as F
@@ -108,3 +109,49 @@ def test_profiler_shows_the_operators():
         fastcnn.optimize(Net())(torch.randn(1, 3, 16, 16))
     names = {event.key for event in profile.key_averages()}
     assert {"fastcnn::conv2d", "fastcnn::plan"} <= names
+
+
+def test_flop_counter_counts_as_for_pytorch():
+    x, counts = torch.randn(2, 4, 8, 8), []
+    for library in (fastcnn.nn, nn):
+        net = nn.Sequential(library.Conv2d(4, 6, 3, groups=2), nn.Flatten(), library.Linear(216, 5))
+        with FlopCounterMode(display=False) as counter:
+            net(x)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+def test_layers_are_scripted_as_pytorchs(activation):
+    net = nn.Sequential(fastcnn.nn.Conv2d(3, 4, 3, activation=activation), fastcnn.nn.MaxPool2d(2)).eval()
+    x = torch.randn(2, 3, 9, 8)
+    scripted = torch.jit.script(net)
+    torch.testing.assert_close(scripted(x), net(x), rtol=1e-4, atol=1e-5)
+    assert {p.data_ptr() for p in scripted.parameters()} == {p.data_ptr() for p in net.parameters()}
+
+
+def test_sizes_that_are_tensors():
+    """As torch.jit.trace has them."""
+
+    class Pooled(nn.Module):
+        def forward(self, x):
+            return F.avg_pool2d(x, x.size()[2:])
+
+    x = torch.randn(2, 3, 9, 8)
+    torch.testing.assert_close(torch.jit.trace(Pooled(), x)(x), TF.avg_pool2d(x, (9, 8)))
+    torch.testing.assert_close(F.max_pool2d(x, torch.tensor(2)), TF.max_pool2d(x, 2))
+    with pytest.raises(TypeError, match="kernel_size is tensor"):
+        F.max_pool2d(x, torch.tensor(2.0))
+
+
+def test_functions_of_fixed_kernels_are_traced_by_fx():
+    class Stem(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+
+        def forward(self, x):
+            return F.conv3x3_relu(x, self.weight)
+
+    net, x = Stem(), torch.randn(2, 3, 9, 8)
+    torch.testing.assert_close(torch.fx.symbolic_trace(net)(x), net(x))

@@ -52,6 +52,8 @@ def same_dtype_and_device(op: str, reference: tuple[str, Tensor], *others: tuple
 def integer(op: str, name: str, value: Any, minimum: int, maximum: int = MAX_INT) -> int:
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
+    if isinstance(value, Tensor) and value.dim() == 0 and value.dtype in (torch.int64, torch.int32):
+        value = int(value)  # a size under torch.jit.trace; PyTorch takes it too
     if isinstance(value, bool | Tensor):
         raise TypeError(f"{op}: {name} is {_kind(value)}; an int is needed")
     try:

@@ -13,7 +13,23 @@ from fastcnn import functional
 from fastcnn.core import checks
 
 
-class Conv2d(nn.Conv2d):
+class _Scriptable:
+    """torch.jit.script compiles the PyTorch layer that a layer of ours stands for, with the same parameters."""
+
+    def __prepare_scriptable__(self) -> Any:
+        activation = vars(self).get("activation")
+        if activation not in (None, *_SCRIPTED):
+            return self
+        plain: Any = next(base for base in type(self).__mro__ if base.__module__.startswith("torch.nn."))
+        layer = plain.__new__(plain)
+        vars(layer).update({name: value for name, value in vars(self).items() if name != "activation"})
+        return layer if activation is None else nn.Sequential(layer, _SCRIPTED[activation]())
+
+
+_SCRIPTED = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "silu": nn.SiLU, "hardswish": nn.Hardswish}
+
+
+class Conv2d(_Scriptable, nn.Conv2d):
     """`torch.nn.Conv2d` with an optional activation, and residual and output slice at the call.
 
     y = act(conv2d(input, weight) + bias + residual)
@@ -62,7 +78,7 @@ class Conv2d(nn.Conv2d):
         return super().extra_repr() + (f", activation={self.activation!r}" if self.activation else "")
 
 
-class Linear(nn.Linear):
+class Linear(_Scriptable, nn.Linear):
     """`torch.nn.Linear` with an optional activation.
 
     y = act(input @ weight.T + bias)
@@ -91,7 +107,7 @@ class Linear(nn.Linear):
         return super().extra_repr() + (f", activation={self.activation!r}" if self.activation else "")
 
 
-class LocalResponseNorm(nn.LocalResponseNorm):
+class LocalResponseNorm(_Scriptable, nn.LocalResponseNorm):
     """`torch.nn.LocalResponseNorm`.
 
     y[c] = x[c] * (k + alpha/size * sum over the window of x^2)^-beta
@@ -104,7 +120,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         return functional.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
 
 
-class MaxPool2d(nn.MaxPool2d):
+class MaxPool2d(_Scriptable, nn.MaxPool2d):
     """`torch.nn.MaxPool2d`.
 
     y = max over the window
@@ -125,7 +141,7 @@ class MaxPool2d(nn.MaxPool2d):
         )
 
 
-class AvgPool2d(nn.AvgPool2d):
+class AvgPool2d(_Scriptable, nn.AvgPool2d):
     """`torch.nn.AvgPool2d`.
 
     y = sum over the window / divisor
@@ -141,7 +157,7 @@ class AvgPool2d(nn.AvgPool2d):
         )  # fmt: skip
 
 
-class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+class AdaptiveAvgPool2d(_Scriptable, nn.AdaptiveAvgPool2d):
     """`torch.nn.AdaptiveAvgPool2d`.
 
     y = mean over each of output_size windows that cover the image

@@ -1,5 +1,6 @@
 """The operators: one folder each, with its contract and its kernels' candidates, best first."""
 
+from fastcnn.ops import flops
 from fastcnn.ops.add_relu import add_relu
 from fastcnn.ops.concat import concat
 from fastcnn.ops.conv2d import conv2d
@@ -27,3 +28,5 @@ __all__ = [
     "scale_channels",
     "subsample2d",
 ]
+
+flops.register()

@@ -172,9 +172,9 @@ class Plans:
         return program(tensors)
 
     def _eager(self, args: Any, kwargs: Any) -> Any:
-        if not self.as_eval:
-            return type(self.given).forward(self.given, *args, **kwargs)
-        with _evaluating(self.given):
+        with _evaluating(self.given) if self.as_eval else nullcontext():
+            if torch.is_grad_enabled() and (copies := _differentiable(self.given)):
+                return torch.func.functional_call(self.given, copies, args, kwargs)
             return type(self.given).forward(self.given, *args, **kwargs)
 
     def _wants_gradients(self, args: Any, kwargs: Any) -> bool:
@@ -419,6 +419,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _differentiable(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the tensors that were made in inference mode: autograd keeps no such tensor."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor.clone() for name, tensor in named if tensor.is_inference()}
 
 
 def _observed() -> bool:

@@ -312,3 +312,14 @@ def test_nothing_is_packed_ahead_without_prepack(model, x):
         assert torch.equal(other(x), optimized(x))
     last = fastcnn.optimize(copy.deepcopy(model).to(memory_format=torch.channels_last), prepack=False)
     torch.testing.assert_close(last(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_made_in_inference_mode_gives_gradients_of_its_input(x):
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    optimized = fastcnn.optimize(model)
+    with torch.enable_grad():
+        x.requires_grad_()
+        optimized(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+    torch.testing.assert_close(optimized(x.detach()), model(x.detach()), rtol=1e-4, atol=1e-5)
