@@ -7,7 +7,6 @@ import torch
 from rich.console import Console
 from torch import nn
 
-import fastcnn
 from fastcnn.models import lenet5, resnet20_cifar
 from fastcnn.workbench import demo, train
 from fastcnn.workbench.report.timing import Samples
@@ -48,7 +47,7 @@ def test_comparison_is_with_float64_and_shows_a_wrong_result(monkeypatch):
         def forward(self, input):
             return model(input) * 1.01
 
-    monkeypatch.setattr(fastcnn, "optimize", lambda model: Wrong())
+    monkeypatch.setattr(demo, "optimize", lambda model: Wrong())
     wrong = demo.compare("lenet5", "paper", model, input, "noise", 0.0)
     assert wrong.torch_error == right.torch_error
     assert wrong.fastcnn_error == pytest.approx(0.01, rel=1e-3)

@@ -76,7 +76,8 @@ def test_export():
     net, x = Net().eval(), torch.randn(2, 3, 16, 16)
     program = torch.export.export(net, (x,))
     names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert {f"fastcnn.{name}.default" for name in SAMPLES} <= names
+    # every operator but the one that no layer of `Net` is made of
+    assert {f"fastcnn.{name}.default" for name in set(OPERATORS) - {"scale_channels"}} <= names
     torch.testing.assert_close(program.module()(x), net(x))
 
 

@@ -15,7 +15,7 @@ from fastcnn.workbench.report.cases import TINY, Case
 from fastcnn.workbench.tune import gpu as tune_gpu
 
 LINEAR, CONV = (Case("op", call.function, f"tiny {call.function}", call=call, batch=3) for call in TINY[2:])
-MICROSECONDS = {"model": 10.0, "equal": 9.9, "faster": 8.0, "wrong": 1.0, "failing": 1.0}
+MICROSECONDS = {"model": 10.0, "equal": 9.9, "faster": 8.0, "wrong": 1.0, "failing": 1.0, "pytorch": 12.0}
 ABOUT = {"device": "A GPU (80 GB)", "architecture": "sm_90", "driver": "1.2"}
 
 
@@ -139,7 +139,7 @@ def test_layers_of_the_networks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--device", "cuda"], "error: tune: no CUDA device is visible"),
+        (["--device", "cuda"], "fastcnn tune: no CUDA device is visible"),
         (["--device", "cuda", "--dtypes", "int8"], "tune: unknown dtype 'int8'; allowed: float32, tf32"),
         (["--device", "cuda", "--backends", "cpu"], "tune: unknown backend 'cpu'; allowed: cuda, triton"),
         (["--device", "tpu"], "unknown device 'tpu'"),

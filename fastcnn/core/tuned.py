@@ -63,16 +63,26 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
+def entries(path: Path, device: str) -> dict[str, Any]:
+    """What a file holds, by backend and layer.
+
+    Raises:
+        ValueError: it is not a tuning file, or another device's.
+    """
+    data = read(path)
+    if data.get("device", device) != device:
+        raise ValueError(f"tune: {path} is of {data['device']}, this is {device}")
+    return data["entries"]
+
+
 def write(path: Path, about: dict[str, Any], backend: str, name: str, entry: Entry) -> None:
     """Enters one layer, in the place of an older entry; `about` says on which device, by which versions.
 
     Raises:
         ValueError: the file is another device's.
     """
-    data = read(path)
-    if data.get("device", about["device"]) != about["device"]:
-        raise ValueError(f"tune: {path} is of {data['device']}, this is {about['device']}")
-    data |= about
+    entries(path, about["device"])
+    data = read(path) | about
     data["entries"].setdefault(backend, {})[name] = entry._asdict()
     data["entries"][backend] = dict(sorted(data["entries"][backend].items()))
     write_whole(path, json.dumps(data, indent=1) + "\n")  # every process that runs a convolution here reads it

@@ -117,10 +117,12 @@ def test_a_stem_and_its_pool_are_one_kernel(emulated_device, dtype):
         nn.Conv2d(24, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
     ).eval().to(dtype)  # fmt: skip
     optimized, x = fastcnn.optimize(model), torch.randn(2, 3, 37, 30).to(dtype)
-    for _ in range(2):
-        with torch.no_grad():
-            y = optimized(x)
-    assert emulated_device == ["conv2d_max_pool2d", "conv2d", "pool2d"] * 2
+    with torch.no_grad():
+        for _ in range(2):  # calls that are compared with the given model
+            optimized(x)
+        emulated_device.clear()
+        y = optimized(x)
+    assert emulated_device == ["conv2d_max_pool2d", "conv2d", "pool2d"]
     assert_parity(y, model.double()(x.double()).detach(), slack=1e-2 if dtype == torch.float16 else 1e-6)
     assert "up to 4 input channels, the input has 24" in str(fastcnn.explain(lambda x: v.conv2d_max_pool2d(
         x, torch.randn(8, 24, 1, 1), None, conv_stride=(1, 1), conv_padding=(0, 0, 0, 0), conv_dilation=(1, 1),

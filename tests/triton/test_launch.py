@@ -262,7 +262,7 @@ def test_tf32_is_asked_of_the_ledger_at_each_setting(monkeypatch, precisions, se
     """What is verified with TF32 is not verified without it, and the other way round; a remembered choice knows."""
     asked = []
 
-    def reason_against(kernel, problem, products=None):
+    def reason_against(kernel, problem, products=None, **_):
         asked.append(triton_backend.tf32_allowed(products))
         return "not yet run on hardware"
 

@@ -149,7 +149,7 @@ def _share(workload: Workload) -> float:
 
     optimised: Any = workload.optimised
     inputs = tuple(workload.inputs.values())
-    ours = explain(optimised, *inputs).flops
-    with FlopCounterMode(display=False) as others:  # sees PyTorch's operators only
-        optimised._fastcnn.program(*inputs)(inputs)
+    ours, program = explain(optimised, *inputs).flops, optimised._fastcnn.program(*inputs)
+    with FlopCounterMode(display=False) as others:  # of a program's steps it sees PyTorch's only
+        program(inputs)
     return ours / (ours + others.get_total_flops())

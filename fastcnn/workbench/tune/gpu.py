@@ -300,7 +300,8 @@ def tune(
     Beside the tuning file, FILE.timings.jsonl keeps every option's time and PyTorch's own: what a cost model is
     fitted to.
     """
-    known = {} if again else tuned.read(path)["entries"]
+    held = tuned.entries(path, origin["device"])
+    known = {} if again else held
     gains: dict[str, list[float]] = {backend: [] for backend in backends}
     wrong, failed = [], []
     often = sorted(chosen, key=lambda case: -sum(count for _, count in case[0].networks))
