@@ -71,6 +71,13 @@ def clear_packed() -> None:
     _kept.clear()
 
 
+def release(module: nn.Module) -> None:
+    """Forgets what is kept of a module's weights."""
+    addresses = {t.data_ptr() for t in (*module.parameters(), *module.buffers())}
+    for key in [key for key in _kept if addresses.intersection(key[1:])]:
+        _kept.pop(key, None)
+
+
 def refresh(module: nn.Module) -> None:
     """Makes the next call of a module use its weights as they are now.
 
@@ -82,9 +89,7 @@ def refresh(module: nn.Module) -> None:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"refresh: module is {type(module).__name__}; a torch.nn.Module is needed")
-    addresses = {t.data_ptr() for t in (*module.parameters(), *module.buffers())}
-    for key in [key for key in _kept if addresses.intersection(key[1:])]:
-        _kept.pop(key, None)
+    release(module)
     for part in list(module.modules()):
         own = getattr(type(part), "__fastcnn_refresh__", None)
         if own is not None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastcnn.core import recall
+from fastcnn.core import packing, recall
 from fastcnn.core.backend import current_backend
 from fastcnn.core.fingerprints import Fingerprints
 from fastcnn.core.plan import Arenas
@@ -287,6 +287,7 @@ class Plans:
             return self._eager(args, kwargs)
         before = _Before(tensors, args, kwargs, self._state)
         result = self._eager(args, kwargs)
+        packing.release(self.given)  # what its own layers packed: the plan holds its weights in its own forms
         found: list[Tensor] = []
         with suppress(structure.Opaque):
             structure.builder(result, lambda t: found.append(t) or 0)  # type: ignore[func-returns-value]

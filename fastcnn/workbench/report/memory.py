@@ -50,7 +50,8 @@ def _status(field: str) -> int:
 
 def _prepare(network: str, batch: int, contender: str) -> Any:
     run = CONTENDERS[contender].prepare(Case("network", network, network, batch).build())
-    run()
+    for _ in range(3):  # the first calls of an optimized network are compared with the given one
+        run()
     return run
 
 

@@ -118,9 +118,13 @@ class Trial(NamedTuple):
         return cls(tensors, buffers, [g.tensor.clone() for g in buffers], exact, theirs)
 
     def touched(self) -> str:
-        """Which of its inputs a kernel has changed, or what lies around them; "" if none."""
+        """Which of its inputs a kernel has changed, or what lies around them; "" if none.
+
+        A changed input is put back: the plans that follow read it.
+        """
         for buffer, before in zip(self.buffers, self.before, strict=True):
             if not torch.equal(buffer.tensor, before):
+                buffer.tensor.copy_(before)
                 return f"an input of shape {tuple(before.shape)} was changed"
             if not buffer.intact():
                 return f"what lies beside an input of shape {tuple(before.shape)} was overwritten"
