@@ -434,3 +434,12 @@ def test_the_pool_of_a_convolution_goes_into_its_slice():
             return torch.cat([pool(self.b(torch.tanh(x)), 2), pool(torch.relu(self.a(x)), 2)], 1)
 
     assert "concat" not in kernels(Branches(), 2, 64, 13, 16)
+
+
+def test_an_activation_behind_a_linear_layer_on_tokens_goes_into_it():
+    model, x = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 5)).eval(), torch.randn(2, 3, 7, 8)
+    optimized = fastcnn.optimize(model)
+    torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-5)
+    rows = fastcnn.explain(optimized, x).rows
+    assert [row.operator for row in rows if "reshape" not in row.operator] == ["linear", "linear"]
+    assert ("0", "1") in [row.computes for row in rows]
