@@ -17,4 +17,4 @@ AVG_RACES = (
     Case(((128, 192, 28, 28),), (3, 1, 1, False, True, None)),
 )
 ADAPTIVE_CASES = (Case(IMAGES, ((3, 2),)), Case(((1, 48, 7, 7),), (1,), sliced=True))
-ADAPTIVE_RACES = (Case(((8, 2048, 7, 7),), (1,)), Case(((128, 512, 7, 7),), (7,)))
+ADAPTIVE_RACES = (Case(((128, 512, 7, 7),), (7,)), Case(((8, 2048, 7, 7),), (1,)))
