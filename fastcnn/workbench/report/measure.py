@@ -150,6 +150,8 @@ def _share(workload: Workload) -> float:
     optimised: Any = workload.optimised
     inputs = tuple(workload.inputs.values())
     ours, program = explain(optimised, *inputs).flops, optimised._fastcnn.program(*inputs)
-    with FlopCounterMode(display=False) as others:  # of a program's steps it sees PyTorch's only
+    with FlopCounterMode(display=False) as counter:
         program(inputs)
-    return ours / (ours + others.get_total_flops())
+    counts = counter.get_flop_counts()["Global"]
+    others = sum(count for op, count in counts.items() if not str(op).startswith("fastcnn."))
+    return ours / (ours + others)
