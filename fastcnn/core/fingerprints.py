@@ -15,7 +15,7 @@ What this leaves is what `fastcnn.refresh` is for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -113,13 +113,3 @@ class Fingerprints:
             if found[8 * i : 8 * i + 8] != self._known[8 * i : 8 * i + 8]
             or (stepped and isinstance(held, Tensor) and not held.is_cpu)
         ]
-
-
-def slots(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
-    """The items of `Fingerprints` that show every change of a module's parameters, buffers and submodules."""
-    for part in module.modules():
-        for held in (part._parameters, part._buffers, part._modules):
-            for key, value in held.items():
-                # It counts the batches of training, which change the running statistics; a GPU's show no change.
-                if key != "num_batches_tracked" or value is None or not value.is_cpu:
-                    yield held, key

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastcnn.core import native
-from fastcnn.core.files import rows_as_json
+from fastcnn.core.files import rows_as_json, write_whole
 
 PACKAGE = Path(__file__).parent.parent
 PATH: Path = PACKAGE / "tuning" / "ledger.json"
@@ -106,9 +106,7 @@ def write(path: Path, entries: Sequence[Entry] = (), races: Sequence[Race] = ())
         merged = Ledger(tuple(_by_key((*old.entries, *entries))), tuple(_by_key((*old.races, *races))))
         data = {"format": FORMAT, "entries": [e._asdict() for e in merged.entries],
                 "races": [r._asdict() for r in merged.races]}  # fmt: skip
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(rows_as_json(data), "utf-8")
-        partial.replace(path)
+        write_whole(path, rows_as_json(data))
     forget()
 
 

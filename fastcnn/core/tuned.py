@@ -63,8 +63,8 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
-def entries(path: Path, device: str) -> dict[str, Any]:
-    """What a file holds, by backend and layer.
+def read_for(path: Path, device: str) -> dict[str, Any]:
+    """`read` of a file that is to hold what was measured on the device.
 
     Raises:
         ValueError: it is not a tuning file, or another device's.
@@ -72,7 +72,7 @@ def entries(path: Path, device: str) -> dict[str, Any]:
     data = read(path)
     if data.get("device", device) != device:
         raise ValueError(f"tune: {path} is of {data['device']}, this is {device}")
-    return data["entries"]
+    return data
 
 
 def write(path: Path, about: dict[str, Any], backend: str, name: str, entry: Entry) -> None:
@@ -81,8 +81,7 @@ def write(path: Path, about: dict[str, Any], backend: str, name: str, entry: Ent
     Raises:
         ValueError: the file is another device's.
     """
-    entries(path, about["device"])
-    data = read(path) | about
+    data = read_for(path, about["device"]) | about
     data["entries"].setdefault(backend, {})[name] = entry._asdict()
     data["entries"][backend] = dict(sorted(data["entries"][backend].items()))
     write_whole(path, json.dumps(data, indent=1) + "\n")  # every process that runs a convolution here reads it

@@ -398,11 +398,6 @@ class _Before:
 _raises = False  # whether an error while a plan is made is raised: in tests
 
 
-def _random_state(tensors: Sequence[Tensor]) -> list[Tensor]:
-    devices = {t.device for t in tensors if t.is_cuda}
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-
-
 @contextmanager
 def _no_autocast() -> Iterator[None]:
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):

@@ -31,12 +31,10 @@ class Snapshot:
     """The state of a model at one moment."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._prints = Fingerprints(())
         self._held: list[tuple[Any, list[Any], list[Any]]] = []
         self._seen: set[int] = set()
         for module in model.modules():
-            attributes = vars(module)
-            self._add(attributes, _DEPTH)
+            self._add(vars(module), _DEPTH)
         self._prints = Fingerprints([container for container, _, _ in self._held])
 
     def _add(self, container: Any, depth: int) -> None:

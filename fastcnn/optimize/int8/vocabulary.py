@@ -49,8 +49,3 @@ def fake_weight(weight: Tensor) -> Tensor:
 def as_filter(weight: Tensor, *, image: tuple[int, int, int]) -> Tensor:
     """A matrix that multiplies flattened (C, H, W) images as the weight of a convolution over all of such an image."""
     return weight.reshape(weight.shape[0], *image)
-
-
-def depthwise(scale: Tensor) -> Tensor:
-    """A number a channel as the weight of a convolution with one channel a group."""
-    return scale.reshape(-1, 1, 1, 1)

@@ -11,7 +11,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
 
 from fastcnn.core.files import written_whole
 
@@ -46,8 +45,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def save_json(path: Path, value: Any) -> None:
     replace(path, lambda to: to.write_text(json.dumps(value, indent=1) + "\n"))
-
-
-def clean_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state_dict without what wraps a model in DistributedDataParallel or AveragedModel."""
-    return {name.removeprefix("module."): value for name, value in model.state_dict().items() if name != "n_averaged"}

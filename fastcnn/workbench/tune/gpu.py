@@ -300,7 +300,7 @@ def tune(
     Beside the tuning file, FILE.timings.jsonl keeps every option's time and PyTorch's own: what a cost model is
     fitted to.
     """
-    held = tuned.entries(path, origin["device"])
+    held = tuned.read_for(path, origin["device"])["entries"]
     known = {} if again else held
     gains: dict[str, list[float]] = {backend: [] for backend in backends}
     wrong, failed = [], []
