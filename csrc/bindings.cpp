@@ -1,12 +1,15 @@
 // The extension module: what all operators share. An operator's own bindings stand beside it
 // (python/bind.h). Python passes addresses, a problem struct, and a thread count or a stream; nothing here or
 // below knows about torch, so one binary serves every torch version.
+#include <algorithm>
+#include <memory>
 #include <stdexcept>
 #include <tuple>
 
 #include "base/problem.h"
 #include "cpu/caches.h"
 #include "cpu/isa.h"
+#include "plan/arenas.h"
 #include "python/bind.h"
 #include "python/bind_cuda.h"
 #include "python/call.h"
@@ -53,7 +56,22 @@ void bind_processor(py::module_& m) {
       "What this processor can run, best first.");
 }
 
+std::vector<void*> at(const std::vector<Address>& addresses) {
+  std::vector<void*> result;
+  for (Address address : addresses) result.push_back(at(address));
+  return result;
+}
+
+void run(const Plan& plan, const std::vector<void*>& inputs, const std::vector<void*>& outputs,
+         Arenas& arenas, int threads, bool alone) {
+  const Arenas::Taken arena(arenas, plan.arena_bytes() * std::min<int64_t>(threads, plan.slices()));
+  plan.run(inputs, outputs, arena.data(), threads, alone);
+}
+
 py::class_<Plan> bind_plan(py::module_& m) {
+  py::class_<Arenas, std::shared_ptr<Arenas>>(
+      m, "Arenas", "Memory for runs of plans, shared by those of one model (csrc/plan/arenas.h).")
+      .def(py::init());
   py::class_<Plan> plan(
       m, "Plan",
       "A network as one native call: operations over one arena (csrc/plan/plan.h), one method each. Tensors\n"
@@ -70,14 +88,28 @@ py::class_<Plan> bind_plan(py::module_& m) {
       .def(
           "run",
           [](const Plan& self, const std::vector<Address>& inputs, const std::vector<Address>& outputs,
-             Address arena, int threads, bool alone) {
-            std::vector<void*> from, to;
-            for (Address address : inputs) from.push_back(at(address));
-            for (Address address : outputs) to.push_back(at(address));
-            self.run(from, to, at(arena), threads, alone);
-          },
+             Arenas& arenas, int threads,
+             bool alone) { run(self, at(inputs), at(outputs), arenas, threads, alone); },
+          py::call_guard<py::gil_scoped_release>(), py::arg("inputs"), py::arg("outputs"), py::arg("arenas"),
+          py::arg("threads"), py::arg("alone") = false)
+      .def(
+          "run",
+          [](const Plan& self, const std::vector<Address>& inputs, const std::vector<Address>& outputs,
+             Address arena, int threads,
+             bool alone) { self.run(at(inputs), at(outputs), at(arena), threads, alone); },
           py::call_guard<py::gil_scoped_release>(), py::arg("inputs"), py::arg("outputs"), py::arg("arena"),
           py::arg("threads"), py::arg("alone") = false)
+      .def(
+          "call",
+          [](const Plan& self, Py_ssize_t inputs, std::shared_ptr<Arenas> arenas, int threads, bool alone,
+             py::handle output) {
+            auto call = [&self, inputs, arenas = std::move(arenas), threads, alone](Addresses addresses) {
+              run(self, {addresses, addresses + inputs}, {addresses[inputs]}, *arenas, threads, alone);
+            };
+            return bound(inputs, std::move(call), output);
+          },
+          py::arg("inputs"), py::arg("arenas"), py::arg("threads"), py::arg("alone"), py::arg("output"),
+          "A plan of one output as what python/call.h calls a call; the caller keeps the plan alive.")
       .def(
           "describe",
           [](const Plan& self) {

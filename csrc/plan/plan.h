@@ -46,6 +46,7 @@ class Plan {
   void finalize(int64_t slices = 1);
   // Of one arena, aligned to 64. With slices run() needs one for each thread, end to end.
   int64_t arena_bytes() const;
+  int64_t slices() const { return slices_; }
   // Inputs and outputs hold their slices end to end. alone:
   // PyTorch computes nothing before or after it, see OwnThreads.
   void run(const std::vector<void*>& inputs, const std::vector<void*>& outputs, void* arena, int threads,

@@ -1,7 +1,7 @@
 """The Python side of native plans (csrc/plan/plan.h): a network as one native call over one arena.
 
 `PlanBuilder` gathers buffers and operations, `build` makes the `Plan`. A plan owns no activations, so several
-threads may run it at once, each with an arena of its own from `Arenas`.
+threads may run it at once, each with an arena of its own from `arenas()`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastcnn.core import native
@@ -83,25 +82,7 @@ class Plan:
     constants: tuple[Tensor, ...]
     slices: int = 1
 
-    def arena_bytes(self, threads: int) -> int:
-        return self.native.arena_bytes * min(threads, self.slices)
 
-
-class Arenas:
-    """Memory for plans: each run takes an arena and gives it back, so that no two runs share one."""
-
-    def __init__(self) -> None:
-        self._free: list[Tensor] = []  # a list's pop and append need no lock
-
-    def take(self, bytes: int) -> Tensor:
-        try:
-            arena = self._free.pop()
-            if arena.numel() >= bytes:
-                return arena
-            del arena  # before the larger one is made
-        except IndexError:
-            pass
-        return torch.empty(bytes, dtype=torch.uint8)
-
-    def give_back(self, arena: Tensor) -> None:
-        self._free.append(arena)
+def arenas() -> Any:
+    """Memory for the runs of plans, which native ones share; None where there are none."""
+    return None if native.extension is None else native.extension.cpu.Arenas()

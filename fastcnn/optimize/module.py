@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fastcnn.core import packing, recall
 from fastcnn.core.backend import current_backend
 from fastcnn.core.fingerprints import Fingerprints
-from fastcnn.core.plan import Arenas
+from fastcnn.core.plan import arenas
 from fastcnn.optimize import cuda_graphs, state, structure
 from fastcnn.optimize.adapter import adapt
 from fastcnn.optimize.agreement import difference, tolerance
@@ -132,7 +132,7 @@ class Plans:
 
     def _forget(self) -> None:
         self._captured: OrderedDict[Hashable, Captured] = OrderedDict()
-        self._constants, self._arenas, self._graphs = Constants(), Arenas(), cuda_graphs.CudaGraphs()
+        self._constants, self._arenas, self._graphs = Constants(), arenas(), cuda_graphs.CudaGraphs()
         self._foreign: list[Tensor] = []  # tensors from outside that plans read
         self._weights = Fingerprints(())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor, fx
 from fastcnn import ops
 from fastcnn.core import layout, native
 from fastcnn.core.backend import current_backend
-from fastcnn.core.plan import Arenas, Buffer, Plan, PlanBuilder, View
+from fastcnn.core.plan import Buffer, Plan, PlanBuilder, View
+from fastcnn.core.recall import profiler_enabled
 from fastcnn.optimize import lower
 from fastcnn.optimize import vocabulary as v
 from fastcnn.optimize.constants import Constants, Entry
@@ -79,36 +81,36 @@ class PlanStep:
     plan: Plan
     inputs: tuple[tuple[Node, bool], ...]  # each with whether it may have to be brought into the layout of plans
     outputs: tuple[Output, ...]
-    arenas: Arenas
+    arenas: Any
     threads: int
     frees: tuple[Node, ...] = ()
     alone: bool = False  # PyTorch computes nothing before or after it
 
-    def __post_init__(self) -> None:
-        self.arena_bytes = self.plan.arena_bytes(self.threads)
-
     def run(self, values: Values) -> None:
         inputs = [_dense(values[node]) if convert else values[node] for node, convert in self.inputs]
-        self._run(inputs, [output.allocate(values) for output in self.outputs])
+        addresses, outputs = [x.data_ptr() for x in inputs], [output.allocate(values) for output in self.outputs]
+        with _profiled():
+            self.plan.native.run(addresses, outputs, self.arenas, self.threads, self.alone)
 
-    def outputs_of(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs, if each holds one value, for inputs in their order."""
+    @cached_property
+    def _call(self) -> Any:
+        """The plan as a native call that makes its output: for a plan of one whole output, in its inputs' dtype."""
+        _, shape, strides, _ = self.outputs[0].values[0]
+        return self.plan.native.call(len(self.inputs), self.arenas, self.threads, self.alone, (shape, strides))
+
+    def output_of(self, given: Sequence[Tensor]) -> Tensor:
+        """The one output for inputs in their order."""
         inputs = [_dense(x) if convert else x for x, (_, convert) in zip(given, self.inputs, strict=True)]
-        outputs = [output.empty() for output in self.outputs]
-        self._run(inputs, [y.data_ptr() for y in outputs])
-        return outputs
+        with _profiled():
+            result: Tensor = self._call(*inputs, None)
+            return result
 
-    def _run(self, inputs: Sequence[Tensor], outputs: list[int]) -> None:
-        addresses = [x.data_ptr() for x in inputs]
-        arena = self.arenas.take(self.arena_bytes)
-        try:
-            if torch.autograd._profiler_enabled():
-                with torch.profiler.record_function("fastcnn::plan"):
-                    self.plan.native.run(addresses, outputs, arena.data_ptr(), self.threads, self.alone)
-            else:
-                self.plan.native.run(addresses, outputs, arena.data_ptr(), self.threads, self.alone)
-        finally:
-            self.arenas.give_back(arena)
+
+def _profiled() -> AbstractContextManager[Any]:
+    return torch.profiler.record_function("fastcnn::plan") if profiler_enabled() else _UNSEEN
+
+
+_UNSEEN = nullcontext()
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -167,7 +169,7 @@ class Program:
         network: Network,
         inputs: Sequence[Tensor],
         constants: Constants,
-        arenas: Arenas,
+        arenas: Any,
         prepack: bool,
         batch_invariant: bool = False,
     ) -> None:
@@ -200,7 +202,7 @@ class Program:
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         """The results, in the network's order."""
         if self._alone is not None:
-            return self._alone.outputs_of(inputs)
+            return [self._alone.output_of(inputs)]
         values = self._constants.copy()
         values.update(zip(self._placeholders, inputs, strict=True))
         for step in self._steps:
@@ -239,13 +241,15 @@ class Program:
         return self(inputs) if self._finish else results
 
     def _only_step(self) -> PlanStep | None:
-        """The plan that is the whole network, its inputs and results in order: it needs no table of values."""
+        """The plan that is the whole network, its inputs in order and its one result: no table of values is needed."""
         if len(self._steps) != 1 or self._finish or not isinstance(self._steps[0], PlanStep):
             return None
         step = self._steps[0]
-        made = [output.values[0][0] for output in step.outputs if output.whole]
-        same = [node for node, _ in step.inputs] == self._placeholders and made == list(self._results)
-        return step if same and len(made) == len(step.outputs) else None
+        if len(step.outputs) != 1 or not step.outputs[0].whole or [n for n, _ in step.inputs] != self._placeholders:
+            return None
+        node = step.outputs[0].values[0][0]
+        same_dtype = value(step.inputs[0][0]).dtype == step.outputs[0].dtype
+        return step if [node] == list(self._results) and same_dtype else None
 
     # ---- compiling -----------------------------------------------------------------------------------------
 
