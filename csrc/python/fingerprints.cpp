@@ -1,12 +1,14 @@
 #include "python/fingerprints.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "cpu/fingerprint.h"
 #include "python/tensor.h"
 
 namespace fastcnn::python {
 namespace {
+
+constexpr Py_ssize_t kTogether = 16;
 
 struct Item {
   PyObject* object;  // borrowed, null where a dict has no such key
@@ -25,33 +27,36 @@ struct Mix {
   void add(const void* pointer) { add(reinterpret_cast<uintptr_t>(pointer)); }
 };
 
-// False with a Python error.
-bool resolve(PyObject* given, Item* item) {
-  PyObject* object = given;
-  if (PyTuple_CheckExact(given)) {
-    PyObject* dict = PyTuple_GET_SIZE(given) == 2 ? PyTuple_GET_ITEM(given, 0) : nullptr;
-    if (!dict || !PyDict_Check(dict)) {
-      PyErr_SetString(PyExc_TypeError, "fingerprints: a pair that is not (dict, key)");
-      return false;
-    }
-    object = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(given, 1));
-    if (!object && PyErr_Occurred()) return false;
+// The object that an item stands for, borrowed; false with a Python error.
+bool find(PyObject* given, PyObject** object) {
+  *object = given;
+  if (!PyTuple_CheckExact(given)) return true;
+  PyObject* dict = PyTuple_GET_SIZE(given) == 2 ? PyTuple_GET_ITEM(given, 0) : nullptr;
+  if (!dict || !PyDict_Check(dict)) {
+    PyErr_SetString(PyExc_TypeError, "fingerprints: a pair that is not (dict, key)");
+    return false;
   }
-  *item = {object, {}, 0};
-  DLTensor& tensor = item->tensor;
-  if (!object || !is_tensor(object) || !read(object, &tensor)) {  // none, or one without memory of its own
+  *object = PyDict_GetItemWithError(dict, PyTuple_GET_ITEM(given, 1));
+  return *object || !PyErr_Occurred();
+}
+
+// Fills in the rest.
+void resolve(Item* item) {
+  DLTensor& tensor = item->tensor = {};
+  item->bytes = 0;
+  if (!item->object || !is_tensor(item->object) ||
+      !read(item->object, &tensor)) {  // none, or one without memory of its own
     PyErr_Clear();
     tensor.ndim = -1;
-    return true;
+    return;
   }
-  if (!tensor.data || tensor.device_type != kCpu) return true;
+  if (!tensor.data || tensor.device_type != kCpu) return;
   int64_t last = 0;
   for (int32_t i = 0; i < tensor.ndim; ++i) {
-    if (tensor.shape[i] == 0) return true;
+    if (tensor.shape[i] == 0) return;
     last += (tensor.shape[i] - 1) * tensor.strides[i];
   }
   item->bytes = (last + 1) * (tensor.type_bits * tensor.type_lanes / 8);
-  return true;
 }
 
 // 0 where there is none, as of an inference tensor.
@@ -99,17 +104,51 @@ uint64_t fingerprint_of(const Item& item) {
   return mix.hash;
 }
 
-// Has the processor fetch the objects of the items to come: after a network has run they are in no cache.
-void prefetch(PyObject* items, Py_ssize_t i, Py_ssize_t count) {
-  if (i + 8 < count) __builtin_prefetch(PyTuple_GET_ITEM(items, i + 8));
-  if (i + 4 >= count) return;
-  PyObject* given = PyTuple_GET_ITEM(items, i + 4);
-  if (PyTuple_CheckExact(given)) {
-    if (PyTuple_GET_SIZE(given)) __builtin_prefetch(PyTuple_GET_ITEM(given, 0));
-  } else if (PyDict_Check(given)) {
-    __builtin_prefetch(reinterpret_cast<PyDictObject*>(given)->ma_keys);
-    __builtin_prefetch(reinterpret_cast<PyDictObject*>(given)->ma_values);
+// Has the processor fetch what lies at an object, which is only an address here.
+void fetch(const void* object, int lines = 1) {
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(static_cast<const char*>(object) + 64 * i);
+}
+
+// Where a dict has its entries: after a network has run, they are in no cache.
+void fetch_entries(PyObject* dict) {
+  fetch(reinterpret_cast<PyDictObject*>(dict)->ma_keys, 2);
+  fetch(reinterpret_cast<PyDictObject*>(dict)->ma_values);
+}
+
+PyObject* dict_of(PyObject* given) {
+  if (PyDict_Check(given)) return given;
+  return PyTuple_CheckExact(given) && PyTuple_GET_SIZE(given) == 2 ? PyTuple_GET_ITEM(given, 0) : nullptr;
+}
+
+// torch's object behind a tensor's is one of the two words after the head of a Python object. Of torch this
+// is a guess, and stays one: a wrong address costs a line of cache.
+void fetch_implementation(PyObject* object) {
+  if (!object || !is_tensor(object)) return;
+  fetch(reinterpret_cast<void* const*>(object)[2], 4);
+  fetch(reinterpret_cast<void* const*>(object)[3], 4);
+}
+
+// The fingerprints of some items. From dict to memory each is a chain of five addresses, none of them in a
+// cache: gone through link by link for all of the items, the waits for memory are one, and not one an item.
+bool fingerprints_of(PyObject* const* given, Py_ssize_t count, uint64_t* hashes) {
+  Item items[kTogether];
+  for (Py_ssize_t i = 0; i < count; ++i)
+    if (PyObject* dict = dict_of(given[i])) fetch(dict);
+  for (Py_ssize_t i = 0; i < count; ++i)
+    if (PyObject* dict = dict_of(given[i]); dict && PyDict_Check(dict)) fetch_entries(dict);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (!find(given[i], &items[i].object)) return false;
+    if (items[i].object) fetch(items[i].object);
   }
+  for (Py_ssize_t i = 0; i < count; ++i) fetch_implementation(items[i].object);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    resolve(&items[i]);
+    if (items[i].bytes) FASTCNN_SELECT(prefetch_fingerprint)(address_of(items[i].tensor), items[i].bytes);
+  }
+  for (Py_ssize_t i = 0; i < count; ++i)
+    hashes[i] =
+        PyDict_Check(given[i]) || PyList_Check(given[i]) ? contents_of(given[i]) : fingerprint_of(items[i]);
+  return true;
 }
 
 }  // namespace
@@ -122,24 +161,13 @@ PyObject* fingerprints(PyObject*, PyObject* items) {
   PyObject* found = PyBytes_FromStringAndSize(nullptr, count * sizeof(uint64_t));
   if (!found) return nullptr;
   auto* hashes = reinterpret_cast<uint64_t*>(PyBytes_AS_STRING(found));
-  // The memory of an item is on its way while the one before is read.
-  Item next{}, item{};
-  for (Py_ssize_t i = 0; i <= count; ++i) {
-    prefetch(items, i, count);
-    if (i < count) {
-      if (!resolve(PyTuple_GET_ITEM(items, i), &next)) {
-        Py_DECREF(found);
-        return nullptr;
-      }
-      if (next.bytes) FASTCNN_SELECT(prefetch_fingerprint)(address_of(next.tensor), next.bytes);
+  PyObject* const* given = &PyTuple_GET_ITEM(items, 0);
+  for (Py_ssize_t i = 0; i < count; i += kTogether) {
+    for (Py_ssize_t j = i + kTogether; j < std::min(count, i + 2 * kTogether); ++j) fetch(given[j]);
+    if (!fingerprints_of(given + i, std::min(count - i, kTogether), hashes + i)) {
+      Py_DECREF(found);
+      return nullptr;
     }
-    if (i > 0) {
-      PyObject* given = PyTuple_GET_ITEM(items, i - 1);
-      const uint64_t hash =
-          PyDict_Check(given) || PyList_Check(given) ? contents_of(given) : fingerprint_of(item);
-      memcpy(hashes + i - 1, &hash, sizeof hash);
-    }
-    item = next;
   }
   return found;
 }
