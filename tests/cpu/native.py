@@ -57,8 +57,8 @@ def nhwc(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def assert_as_accurate(ours: torch.Tensor, theirs: torch.Tensor, exact: torch.Tensor) -> None:
-    """At most twice PyTorch's error against float64, with a floor of one unit in the last place; NaN and
+def assert_as_accurate(ours: torch.Tensor, theirs: torch.Tensor, exact: torch.Tensor, units: int = 1) -> None:
+    """At most twice PyTorch's error against float64, with a floor of some units in the last place; NaN and
     infinity in the same places."""
     assert ours.dtype == theirs.dtype
     a, b, exact = ours.double(), theirs.double(), exact.double()
@@ -68,6 +68,6 @@ def assert_as_accurate(ours: torch.Tensor, theirs: torch.Tensor, exact: torch.Te
     if not finite.any():
         return
     a, b, exact = a[finite], b[finite], exact[finite]
-    floor = torch.finfo(ours.dtype).eps * exact.abs().max()
+    floor = units * torch.finfo(ours.dtype).eps * exact.abs().max()
     error, allowed = (a - exact).abs().max(), 2 * (b - exact).abs().max() + floor
     assert error <= allowed, f"error {error:.3g}, PyTorch's {(b - exact).abs().max():.3g}"

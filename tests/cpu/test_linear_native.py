@@ -68,8 +68,10 @@ def test_against_float64(isa: str, dtype: torch.dtype, threads: int) -> None:
         if y.data.numel():
             act = ACTIVATIONS[activation]
             exact = act(F.linear(x.double(), weight.double(), None if bias is None else bias.double()))
-            theirs = act(F.linear(x, weight, None if bias is None else bias.to(dtype)))
-            assert_as_accurate(y.data, theirs, exact)
+            # Whole tensors: PyTorch's bfloat16 product on AMX multiplies what lies beside a slice, and it is NaN here.
+            theirs = act(F.linear(x.contiguous(), weight.contiguous(), None if bias is None else bias.to(dtype)))
+            # PyTorch has the processor's widest registers: more partial sums, each of fewer terms, round less.
+            assert_as_accurate(y.data, theirs, exact, units=4 if isa == "baseline" else 1)
 
 
 @pytest.mark.parametrize("weight_dtype", DTYPES, ids=str)
