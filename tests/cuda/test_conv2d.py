@@ -181,9 +181,11 @@ def grouped(dtype: torch.dtype) -> str:
 
 @pytest.mark.parametrize("case", GROUPED, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-def test_grouped(runner, case, dtype):
+def test_grouped(runner, case, dtype, monkeypatch):
     if dtype == torch.float32 and case == "groups of 8":
         return  # the tensor cores'
+    # On processors with AMX oneDNN does not come back from generating a half-precision depthwise kernel of 15 taps.
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     run(runner, GROUPED[case], dtype, grouped(dtype))
 
 
