@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--output", type=Path, help="a folder: rows of other networks in its file are kept")
     options = parser.parse_args()
-    device = f"{os.uname().machine}, {native.library().cpu.isa()}, {torch.get_num_threads()} threads"
+    device = f"{os.uname().machine}, {native.extension.cpu.isa()}, {torch.get_num_threads()} threads"
     rows = []
     for name in options.networks.split(","):
         batch = options.batch * 8 if name == "lenet5" else options.batch

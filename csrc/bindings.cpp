@@ -2,9 +2,11 @@
 // (python/bind.h). Python passes addresses, a problem struct, and a thread count or a stream; nothing here or
 // below knows about torch, so one binary serves every torch version.
 #include <algorithm>
+#include <map>
 #include <memory>
-#include <stdexcept>
+#include <string>
 #include <tuple>
+#include <vector>
 
 #include "base/problem.h"
 #include "cpu/caches.h"
@@ -113,9 +115,9 @@ py::class_<Plan> bind_plan(py::module_& m) {
       .def(
           "describe",
           [](const Plan& self) {
-            py::list rows;
+            std::vector<std::tuple<std::string, std::string, std::string, double, int64_t>> rows;
             for (const Plan::Description& row : self.describe())
-              rows.append(py::make_tuple(row.op, row.kernel, row.shape, row.gflop, row.bytes));
+              rows.emplace_back(row.op, row.kernel, row.shape, row.gflop, row.bytes);
             return rows;
           },
           "(op, kernel, shapes, GFLOP, bytes) of every operation.");
@@ -129,13 +131,13 @@ std::vector<Binding>& bindings() {
   return all;
 }
 
-py::object bound(Py_ssize_t inputs, std::function<void(Addresses)> run, py::handle output) {
-  auto call = py::reinterpret_steal<py::object>(python::call(inputs, output.ptr(), std::move(run)));
+Call bound(Py_ssize_t inputs, std::function<void(Addresses)> run, py::handle output) {
+  auto call = py::reinterpret_steal<Call>(python::call(inputs, output.ptr(), std::move(run)));
   if (!call) throw py::error_already_set();
   return call;
 }
 
-py::object bound(Operation operation, int threads, py::handle output) {
+Call bound(Operation operation, int threads, py::handle output) {
   const auto inputs = static_cast<Py_ssize_t>(operation.operands.size()) - 1;
   auto run = [run = std::move(operation.run), threads](Addresses addresses) { run(addresses, threads); };
   return bound(inputs, std::move(run), output);
@@ -171,8 +173,8 @@ PYBIND11_MODULE(_C, m) {
   python::Module module{m, cpu, python::bind_plan(cpu)};
   for (python::Binding bind : python::bindings()) bind(module);
   m.def("build_info", [] {
-    return py::dict(py::arg("version") = FASTCNN_VERSION, py::arg("compiler") = FASTCNN_COMPILER,
-                    py::arg("cuda") = FASTCNN_CUDA_BUILD);
+    return std::map<std::string, std::string>{
+        {"version", FASTCNN_VERSION}, {"compiler", FASTCNN_COMPILER}, {"cuda", FASTCNN_CUDA_BUILD}};
   });
 #ifdef FASTCNN_WITH_CUDA
   python::bind_cuda(m.def_submodule("cuda"));

@@ -60,7 +60,7 @@ def options(
 def info() -> None:
     """Versions, build facts, CPU instruction set, GPUs, and which kernels can run here."""
     table = Table(show_header=False, box=None)
-    build = native.extension.build_info() if native.extension is not None else {}
+    build = native.extension.build_info() if native.unavailable is None else {}
     gpus = [
         f"{p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB"
         for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
@@ -70,7 +70,7 @@ def info() -> None:
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"),
         ("native extension", native.unavailable or f"built by {build['compiler']}"),
-        ("CPU instruction set", native.extension.cpu.isa() if native.extension is not None else "none"),
+        ("CPU instruction set", native.extension.cpu.isa() if native.unavailable is None else "none"),
         ("CPU threads", str(torch.get_num_threads())),
         ("CUDA kernels", build.get("cuda", "none")),
         ("GPUs", "; ".join(gpus) or "none visible"),

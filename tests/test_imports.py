@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "fastcnn"
 
 # From the ground up. A module imports from floors below its own and from its own room.
 FLOORS = (
+    ("_C",),
     ("core",),
     ("backends",),
     ("ops",),

@@ -64,7 +64,7 @@ def files_of(folder):
 def test_the_source_distribution_holds_every_source(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    package = {name for name in files_of("fastcnn") if name.endswith((".py", ".json", "py.typed"))}
+    package = {name for name in files_of("fastcnn") if name.endswith((".py", ".pyi", ".json", "py.typed"))}
     assert (files_of("csrc") | package | {"LICENSE", "README.md", "pyproject.toml", "setup.py"}) <= names
 
 

@@ -59,12 +59,16 @@ struct Registered {
   } while (false)
 #define FASTCNN_FIELD(name) .def_readwrite(#name, &Problem::name)
 
-// What python/call.h calls a call: the operation with its threads, and the output that it makes where none is
-// given.
-py::object bound(Operation operation, int threads, py::handle output);
+// What python/call.h calls a call, _C.Call to Python.
+struct Call : py::object {
+  PYBIND11_OBJECT_DEFAULT(Call, object, PyCallable_Check)
+};
+
+// The operation with its threads, and the output that it makes where none is given.
+Call bound(Operation operation, int threads, py::handle output);
 
 // The same of a function of the addresses of `inputs` tensors and one output.
-py::object bound(Py_ssize_t inputs, std::function<void(Addresses)> run, py::handle output);
+Call bound(Py_ssize_t inputs, std::function<void(Addresses)> run, py::handle output);
 
 // What a plan is given for an operand: (buffer, byte offset), a buffer alone or None, and of a constant the
 // address.
@@ -86,6 +90,11 @@ void bind(Module& m, const char* name, Operation (*make)(const Problems&...)) {
 }
 
 }  // namespace fastcnn::python
+
+template <>
+struct pybind11::detail::handle_type_name<fastcnn::python::Call> {
+  static constexpr auto name = const_name("fastcnn._C.Call");
+};
 
 namespace fastcnn {
 namespace py = pybind11;

@@ -136,7 +136,7 @@ void bind_cuda(py::module_ m) {
         return cuda::conv2d_plan_reason(p, plan, as_device(capability, 1, shared_memory_per_block));
       },
       py::arg("problem"), py::arg("plan"), py::arg("capability"), py::arg("shared_memory_per_block"),
-      "\"\" if the plan can run the problem, else why not.");
+      "Why the plan cannot run the problem; \"\" if it can.");
   m.def(
       "conv2d_plan_prediction",
       [=](const Conv2dProblem& p, const cuda::Conv2dPlan& plan, std::pair<int, int> capability,

@@ -179,6 +179,9 @@ PyTypeObject call_type = [] {
   type.tp_dealloc = destroy;
   type.tp_vectorcall_offset = offsetof(Call, vectorcall);
   type.tp_call = PyVectorcall_Call;
+  type.tp_doc =
+      "A kernel, bound to its problem: a function of its tensors and of the output or None, which it "
+      "returns.";
   type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL;
   return type;
 }();
@@ -342,18 +345,23 @@ PyCFunction fast(F* function) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
-PyMethodDef functions[] = {{"attach", attach, METH_VARARGS, nullptr},
-                           {"is_inference", is_inference, METH_O, nullptr},
-                           {"key", fast(key), METH_FASTCALL, nullptr},
-                           {"recall", fast(recall), METH_FASTCALL, nullptr},
-                           {"fingerprints", fingerprints, METH_O, nullptr},
-                           {"memory_fingerprint", memory_fingerprint, METH_VARARGS, nullptr},
-                           {}};
+// The docstrings have pybind11's form, from which scripts/stub.py reads the types.
+PyMethodDef functions[] = {
+    {"attach", attach, METH_VARARGS, "attach(*asked: object) -> bool"},
+    {"is_inference", is_inference, METH_O, "is_inference(tensors: tuple, /) -> bool"},
+    {"key", fast(key), METH_FASTCALL,
+     "key(tensors: tuple, params: tuple, out: object, setting: object, /) -> Any"},
+    {"recall", fast(recall), METH_FASTCALL,
+     "recall(runners: dict, tensors: tuple, params: tuple, out: object, setting: object, /) -> Any"},
+    {"fingerprints", fingerprints, METH_O, "fingerprints(items: tuple, /) -> bytes"},
+    {"memory_fingerprint", memory_fingerprint, METH_VARARGS,
+     "memory_fingerprint(address: int, bytes: int, /) -> int"},
+    {}};
 
 }  // namespace
 
 int add_functions(PyObject* module) {
-  return PyType_Ready(&call_type) < 0 ? -1 : PyModule_AddFunctions(module, functions);
+  return PyModule_AddType(module, &call_type) < 0 ? -1 : PyModule_AddFunctions(module, functions);
 }
 
 PyObject* call(Py_ssize_t inputs, PyObject* output, std::function<void(void* const*)> run) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ DTYPES: tuple[str, ...] = tuple(native.DTYPES.values())
 
 def reason_against(problem: Problem) -> str | None:
     """Why the native CPU kernels cannot take a problem at all; None if they may."""
-    if native.extension is None:
+    if native.unavailable is not None:
         return native.unavailable
     if problem.device.type != "cpu":
         return f"the input is on {problem.device}"
@@ -35,9 +35,9 @@ def float32(tensor: Tensor) -> Tensor:
 
 
 def runner(
-    call: Callable[..., Any],
+    call: Callable[..., native.extension.Call],
     problem: Problem,
-    *structs: Any,
+    *structs: object,
     in_place: bool,
     read: Iterable[Callable[[Tensor], Tensor]],
     strides: tuple[int, ...] | None = None,
@@ -54,7 +54,7 @@ def runner(
         return bound
     readers = tuple(read)
 
-    def run(*tensors_and_out: Any) -> Tensor:
+    def run(*tensors_and_out: Tensor | None) -> Tensor:
         *tensors, out = tensors_and_out
         return bound(*(t if t is None else r(t) for r, t in zip(readers, tensors, strict=True)), out)
 
@@ -70,11 +70,11 @@ class InPlaceProblem(Problem, Protocol):
 U = TypeVar("U", bound=InPlaceProblem)
 
 
-def unary_candidates(kernel: str, native_problem: Callable[[U], Any]) -> tuple[Candidate[U], ...]:
+def unary_candidates(kernel: str, native_problem: Callable[[U], object]) -> tuple[Candidate[U], ...]:
     """The candidate for a kernel of `_C.cpu` with one activation in."""
 
     def prepare(problem: U) -> Runner:
-        call = getattr(native.library().cpu, kernel)
+        call = getattr(native.extension.cpu, kernel)
         return runner(call, problem, native_problem(problem), in_place=problem.in_place, read=[layout.channels_last])
 
     return (Candidate("cpu", kernel, reason_against, prepare, dtypes=DTYPES),)

@@ -24,7 +24,7 @@ _ACTIVATIONS = ("relu", "sigmoid", "tanh", "scaled_tanh")  # those whose gradien
 
 def apply(*tensors: Tensor | None) -> bool:
     """Whether native kernels may compute a gradient: on plain CPU tensors, and no gradient of it will be asked for."""
-    if native.extension is None or torch.is_grad_enabled() or current_backend() not in ("auto", "cpu"):
+    if native.unavailable is not None or torch.is_grad_enabled() or current_backend() not in ("auto", "cpu"):
         return False
     for tensor in tensors:
         if tensor is None:
@@ -40,10 +40,10 @@ def _bias_activation(
     dtype: torch.dtype, activation: str | None, pixels: int, C: int, dy_stride: int, y_stride: int, threads: int
 ) -> Any:
     problem = native.struct(
-        "BiasActivationProblem",
+        native.extension.BiasActivationProblem,
         dtype=dtype, activation=activation, pixels=pixels, C=C, dy_stride=dy_stride, y_stride=y_stride,
     )  # fmt: skip
-    return native.library().cpu.bias_activation_gradient(problem, threads)
+    return native.extension.cpu.bias_activation_gradient(problem, threads)
 
 
 def bias_activation(
@@ -86,11 +86,11 @@ FEW_ROWS = 64
 def _products(dtype: torch.dtype, depth: int, K: int, C: int, threads: int) -> Any:
     """a.T @ b of a (depth, K) and b (depth, C): the weight's gradient of a 1x1 convolution of one line of pixels."""
     problem = native.struct(
-        "Conv2dProblem",
+        native.extension.Conv2dProblem,
         dtype=dtype, N=1, H=1, W=depth, C=C, K=K, R=1, S=1, P=1, Q=depth, groups=1, stride_h=1, stride_w=1,
         dilation_h=1, dilation_w=1, x_stride=C, y_stride=K,
     )  # fmt: skip
-    return native.library().cpu.conv2d_weight_gradient(problem, False, threads)
+    return native.extension.cpu.conv2d_weight_gradient(problem, False, threads)
 
 
 def outer_products(a: Tensor, b: Tensor) -> Tensor:

@@ -33,12 +33,12 @@ class Device(NamedTuple):
 
 
 def built() -> bool:
-    return native.extension is not None and hasattr(native.extension, "cuda")
+    return native.unavailable is None and hasattr(native.extension, "cuda")
 
 
-def kernels() -> Any:
+def kernels() -> type[native.extension.cuda]:
     """The extension's CUDA kernels."""
-    return native.library().cuda
+    return native.extension.cuda
 
 
 @cache
@@ -55,7 +55,7 @@ def launch(device: torch.device, function: Callable[..., None], *arguments: Any)
 
 def architectures() -> tuple[str, ...]:
     """What the kernels were compiled for: machine code for "sm_80", PTX for "compute_120"."""
-    names = native.extension.cuda.architectures if built() else ()  # type: ignore[union-attr]
+    names = native.extension.cuda.architectures if built() else []
     return tuple(f"compute_{a.removesuffix('-virtual')}" if a.endswith("-virtual") else f"sm_{a}" for a in names)
 
 
@@ -83,7 +83,7 @@ def reason_against(kernel: str, problem: Problem, copies: bool = False, products
 
     copies: the kernel only moves bytes, so that every dtype will do. products: see `triton_backend.dtype_key`.
     """
-    if native.extension is None:
+    if native.unavailable is not None:
         return native.unavailable
     if problem.device.type != "cuda":
         return f"the input is on {problem.device}"

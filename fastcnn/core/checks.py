@@ -89,12 +89,12 @@ def pair(op: str, name: str, value: Any, minimum: int) -> tuple[int, int]:
 
 
 def activation(op: str, value: Any) -> str | None:
-    if value is not None:
-        try:
-            activations.named(value)
-        except ValueError as error:
-            raise ValueError(f"{op}: {error}") from None
-    return value
+    if value is None:
+        return None
+    try:
+        return activations.named(value).name
+    except ValueError as error:
+        raise ValueError(f"{op}: {error}") from None
 
 
 def output_size(op: str, shape: Sequence[int]) -> None:

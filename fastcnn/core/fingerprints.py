@@ -50,7 +50,7 @@ def _fingerprint_in_python(item: Any) -> bytes:
     if not isinstance(value, Tensor):
         return id(value).to_bytes(8, "little")
     contents = 0
-    if type(value) in (Tensor, nn.Parameter) and value.is_cpu and native.extension is not None:
+    if type(value) in (Tensor, nn.Parameter) and value.is_cpu and native.unavailable is None:
         last = sum((n - 1) * stride for n, stride in zip(value.shape, value.stride(), strict=True))
         bytes = (last + 1) * value.element_size() if value.numel() else 0
         contents = native.extension.memory_fingerprint(value.data_ptr(), bytes)
@@ -60,9 +60,7 @@ def _fingerprint_in_python(item: Any) -> bytes:
 
 
 # take(items) -> 8 bytes an item: see csrc/python/fingerprints.h.
-take: Callable[[tuple[Any, ...]], bytes] = (
-    native.extension.fingerprints if ATTACHED else _fingerprints_in_python  # type: ignore[union-attr]
-)
+take: Callable[[tuple[Any, ...]], bytes] = native.extension.fingerprints if ATTACHED else _fingerprints_in_python
 
 
 def _objects_of(item: Any) -> Any:

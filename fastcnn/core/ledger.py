@@ -160,8 +160,7 @@ def entries() -> tuple[Entry, ...]:
 def source(backend: str) -> str:
     """A hash of the sources that a backend's kernels are made of; an entry speaks for no other."""
     if backend == "cuda":
-        cuda: Any = getattr(native.extension, "cuda", None)
-        return "" if cuda is None else cuda.source
+        return native.extension.cuda.source if native.unavailable is None and hasattr(native.extension, "cuda") else ""
     found = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*triton*")):
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:

@@ -1,46 +1,46 @@
-"""Loads the compiled extension, or says in one sentence why it cannot be used."""
+"""The compiled extension and its problem structs; in one sentence why there is none where it cannot be loaded."""
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-from typing import Any
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-extension: ModuleType | None
-unavailable: str | None  # why `extension` is None
+__all__ = ["DTYPES", "extension", "pointer", "struct", "unavailable"]
+
+T = TypeVar("T")
+
+
+class _Missing:
+    """Stands for the extension where it could not be loaded: whoever asks it for something gets the reason."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ImportError(unavailable)
+
+
+unavailable: str | None = None  # why there is no extension
 try:
-    extension = importlib.import_module("fastcnn._C")
-
-    unavailable = None
+    import fastcnn._C as extension
 except ImportError as error:
-    extension = None
     unavailable = f"the native extension fastcnn._C could not be loaded ({error})"
+    extension = _Missing()  # type: ignore[assignment]
 
 DTYPES: dict[torch.dtype, str] = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
-def library() -> Any:
-    """The compiled extension. Raises ImportError with the reason where there is none."""
-    if extension is None:
-        raise ImportError(unavailable)
-    return extension
-
-
-def struct(name: str, **fields: Any) -> Any:
-    """A problem struct of csrc/base/problem.h with the given fields, the rest zero."""
-    C = library()
-    problem = getattr(C, name)()
+def struct(kind: type[T], **fields: object) -> T:
+    """A problem struct of csrc/base/problem.h with the given fields, the rest zero; dtypes and activations by name."""
+    problem = kind()
     for field, value in fields.items():
-        if field.endswith("dtype"):
-            value = getattr(C.DType, DTYPES[value])
+        if isinstance(value, torch.dtype):
+            value = getattr(extension.DType, DTYPES[value])
         elif field == "activation":
-            value = getattr(C.Activation, value or "none")
+            value = getattr(extension.Activation, str(value or "none"))
         setattr(problem, field, value)
     return problem
 
 
-def pointer(tensor: torch.Tensor | None) -> int:
+def pointer(tensor: Tensor | None) -> int:
     """The address of a tensor's first element, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()

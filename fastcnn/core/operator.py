@@ -131,7 +131,8 @@ class Operator(Selector[P]):
             if len(self._canonical) >= self.MAX_REMEMBERED:
                 self._canonical.clear()
             canonical = self._canonical[key] = self.normalise(tensors, params)
-        return Recorded.apply(*tensors, self, runner, canonical)  # type: ignore[no-untyped-call]
+        output: Tensor = Recorded.apply(*tensors, self, runner, canonical)  # type: ignore[no-untyped-call]
+        return output
 
     def _runner(
         self, key: Any, tensors: tuple[Tensor | None, ...], params: tuple[Any, ...], out: Tensor | None

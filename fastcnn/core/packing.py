@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastcnn.core import fingerprints
+
+T = TypeVar("T")
 
 
 class _Kept(NamedTuple):
@@ -105,7 +107,7 @@ class _Changing(threading.local):
 
     now = False
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def run(self, function: Callable[..., T], *arguments: object) -> T:
         before, self.now = self.now, not torch.is_inference_mode_enabled()
         try:
             return function(*arguments)

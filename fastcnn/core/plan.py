@@ -37,7 +37,7 @@ class PlanBuilder:
     """Gathers a plan: inputs and outputs first, then the operations in their order."""
 
     def __init__(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
-        self._plan = native.library().cpu.Plan()
+        self._plan = native.extension.cpu.Plan()
         self._constants: list[Tensor] = []
         self.kernels: list[str] = []
         for buffer, kind in (*((b, "input") for b in inputs), *((b, "output") for b in outputs)):
@@ -77,12 +77,12 @@ class PlanBuilder:
 class Plan:
     """A finished plan; `kernels` names its operations in order."""
 
-    native: Any
+    native: native.extension.cpu.Plan
     kernels: tuple[str, ...]
     constants: tuple[Tensor, ...]
     slices: int = 1
 
 
-def arenas() -> Any:
+def arenas() -> native.extension.cpu.Arenas | None:
     """Memory for the runs of plans, which native ones share; None where there are none."""
-    return None if native.extension is None else native.extension.cpu.Arenas()
+    return native.extension.cpu.Arenas() if native.unavailable is None else None

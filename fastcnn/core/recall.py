@@ -62,7 +62,7 @@ def attach(by_attributes: bool = False) -> bool:
 
     by_attributes: read them by their attributes even where torch has the table, as an older torch needs it.
     """
-    return native.extension is not None and native.extension.attach(
+    return native.unavailable is None and native.extension.attach(
         Tensor, torch.nn.Parameter,
         profiler_enabled, _OBSERVERS, torch.is_grad_enabled, forward_ad,
         recorders, local_backend, global_backend, torch.get_num_threads, _describe, by_attributes,
@@ -77,13 +77,13 @@ ATTACHED: bool = attach()
 def key(*call: Any) -> Any: ...
 
 
-def recall(*call: Any) -> Any: ...
+def recall(*call: Any) -> Tensor | None: ...
 
 
-def is_inference(tensors: tuple[Tensor | None, ...]) -> bool:
+def is_inference(tensors: tuple[Tensor | None, ...], /) -> bool:
     return False
 
 
-if native.extension is not None:
+if native.unavailable is None:
     key, recall = native.extension.key, native.extension.recall
     is_inference = native.extension.is_inference

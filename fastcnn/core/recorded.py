@@ -20,6 +20,7 @@ class Recorded(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *tensors, operator, runner, params = arguments
         ctx.operator, ctx.params = operator, params
+        output: Tensor
         found = None if operator.training is None else operator.training(tensors, params)
         if found is not None:
             output, kept = found

@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a tuning file: {error}; remove it and run python -m fastcnn tune") from None
     found = data.get("format") if isinstance(data, dict) else None
-    if found != FORMAT:
+    if found != FORMAT or not isinstance(data, dict):
         raise ValueError(f"{path}: a tuning file has format {FORMAT}, this one {found}")
     return data
 

@@ -11,6 +11,7 @@ Source: Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -25,13 +26,14 @@ from fastcnn.core.recall import dynamo_compiles, observed
 
 
 @lru_cache(cpu_gradients.REMEMBERED)
-def _kernel(kind: str, threads: int, **fields: Any) -> Any:
-    return getattr(native.library().cpu, kind)(native.struct("BatchNormProblem", **fields), threads)
+def _kernel(kind: str, threads: int, **fields: object) -> native.extension.Call:
+    bind: Callable[..., native.extension.Call] = getattr(native.extension.cpu, kind)
+    return bind(native.struct(native.extension.BatchNormProblem, **fields), threads)
 
 
 def _bound(
     kind: str, input: Tensor, eps: float, momentum: float, relu: bool, residual_stride: int | None, dy_stride: int
-) -> Any:
+) -> native.extension.Call:
     N, C, H, W = input.shape
     return _kernel(
         kind, torch.get_num_threads(),
@@ -109,7 +111,7 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def _takes(norm: nn.Module, input: Any, residual: Any) -> bool:
-    if dynamo_compiles() or type(norm) is not nn.BatchNorm2d or native.extension is None:
+    if dynamo_compiles() or type(norm) is not nn.BatchNorm2d or native.unavailable is not None:
         return False
     if not norm.training or type(input) is not Tensor or input.dim() != 4 or input.dtype not in native.DTYPES:
         return False
@@ -145,7 +147,8 @@ def training_step(
             momentum = 1.0 / float(norm.num_batches_tracked)
     # Converted out here: what the function saves must be its inputs, or second derivatives would end at a copy.
     input, residual = layout.channels_last(input), None if residual is None else layout.channels_last(residual)
-    return _BatchNorm.apply(  # type: ignore[no-untyped-call]
+    output: Tensor = _BatchNorm.apply(  # type: ignore[no-untyped-call]
         input, norm.weight, norm.bias, residual, norm.running_mean, norm.running_var, momentum, norm.eps,
         relu is not None,
     )  # fmt: skip
+    return output

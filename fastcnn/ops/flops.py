@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+Shape = Sequence[int]
 
-def _conv2d(input: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+
+def _conv2d(input: Shape, weight: Shape, *_: object, out_shape: Shape, **__: object) -> int:
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-def _linear(input: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+def _linear(input: Shape, weight: Shape, *_: object, out_shape: Shape, **__: object) -> int:
     return 2 * math.prod(out_shape) * weight[-1]
 
 

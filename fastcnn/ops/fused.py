@@ -8,25 +8,30 @@ kernel of its own: those are the two operators'.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from fastcnn.backends import reference
 from fastcnn.core import layout
-from fastcnn.core.candidate import Candidate, Runner
+from fastcnn.core.candidate import Candidate, Problem, Runner
 from fastcnn.core.cases import Case
 from fastcnn.core.operator import Operator
 from fastcnn.core.recall import is_inference
 from fastcnn.core.selector import Selector
 
+A = TypeVar("A", bound=Problem)
+B = TypeVar("B", bound=Problem)
 
-class FusedProblem(NamedTuple):
+
+@dataclass(frozen=True)
+class FusedProblem(Generic[A, B]):
     """second(first(tensors)): the two problems, and the arguments of each operator in its one form."""
 
-    first: Any
-    second: Any
+    first: A
+    second: B
     params: tuple[tuple[Any, ...], tuple[Any, ...]]
 
     @property
@@ -42,11 +47,11 @@ class FusedProblem(NamedTuple):
         return self.first.threads
 
     @property
-    def y_stride(self) -> int:
+    def y_stride(self) -> int | None:
         return self.second.y_stride
 
     @property
-    def output_shape(self) -> tuple[int, int, int, int]:
+    def output_shape(self) -> tuple[int, ...]:
         return self.second.output_shape
 
     def empty_output(self, like: Tensor) -> Tensor:
@@ -56,7 +61,7 @@ class FusedProblem(NamedTuple):
         return f"{self.first.summary()}; then {self.second.summary()}"
 
 
-def definition(first: Operator[Any], second: Operator[Any]) -> Callable[..., Tensor]:
+def definition(first: Operator[A], second: Operator[B]) -> Callable[..., Tensor]:
     """second(first(*tensors)) in PyTorch operators, called with (*tensors, params of first, params of second)."""
 
     def compute(*arguments: Any) -> Tensor:
@@ -66,32 +71,32 @@ def definition(first: Operator[Any], second: Operator[Any]) -> Callable[..., Ten
     return compute
 
 
-def in_pytorch(name: str, first: Operator[Any], second: Operator[Any]) -> Candidate[FusedProblem]:
+def in_pytorch(name: str, first: Operator[A], second: Operator[B]) -> Candidate[FusedProblem[A, B]]:
     """What serves a call whose kernel fails to launch."""
     return reference.candidate(name, definition(first, second), lambda problem: problem.params)
 
 
-class Fused(Selector[FusedProblem]):
+class Fused(Selector[FusedProblem[A, B]]):
     """second(first(tensors)), where a kernel computes both; `params` is (those of first, those of second)."""
 
     def __init__(
         self,
         name: str,
-        first: Operator[Any],
-        second: Operator[Any],
+        first: Operator[A],
+        second: Operator[B],
         *,
-        candidates: Iterable[Candidate[FusedProblem]],
+        candidates: Iterable[Candidate[FusedProblem[A, B]]],
         cases: Sequence[Case],
         races: Sequence[Case],
     ) -> None:
         def normalise(tensors: Sequence[Any], params: Sequence[Any]) -> tuple[Any, ...]:
             return first.normalise(tensors, params[0]), second.normalise((), params[1])
 
-        def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> FusedProblem:
+        def infer(tensors: Sequence[Any], params: tuple[Any, ...]) -> FusedProblem[A, B]:
             problem = first.infer(tensors, params[0])
             between = layout.empty(problem.output_shape, torch.empty(0, dtype=problem.dtype, device="meta"))
-            pooled = second.infer((between, None), params[1])._replace(device=problem.device)
-            return FusedProblem(problem, pooled, (params[0], params[1]))
+            behind: Any = second.infer((between, None), params[1])
+            return FusedProblem(problem, behind._replace(device=problem.device), (params[0], params[1]))
 
         super().__init__(
             name,

@@ -191,13 +191,13 @@ def _emit_conv2d(c: Context, node: Node) -> None:
     if pool is not None:
         c.absorbed.add(pool)
         problem = problem._replace(y_stride=c.stride(pool))
-    kernel = native.library().cpu.Conv2d(native_conv2d(problem), name, max_pool=pool is not None)
+    kernel = native.extension.cpu.Conv2d(native_conv2d(problem), name, max_pool=pool is not None)
     y = node if pool is None else pool
     label = name if pool is None else f"{name} + max_pool2d"
     if c.prepack:
         # What a packed form depends on beside the weight: see fastcnn/ops/conv2d/cpu.py.
-        address = c.packed(weight, kernel, name, native.library().cpu.isa(), problem.groups)
-        form = native.library().cpu.WeightForm.packed
+        address = c.packed(weight, kernel, name, native.extension.cpu.isa(), problem.groups)
+        form = native.extension.cpu.WeightForm.packed
     else:
         address, form = c.unpacked(weight)
         label += ", packed on each call"
@@ -276,8 +276,8 @@ def _affine(kernel_size: Callable[[Node], int]) -> Lowering:
         dtype = c.meta[x].dtype
         tensors = (c.meta[x], c.meta[scale].to(dtype), c.meta[shift].to(dtype), None)
         problem = ops.subsample2d.infer(tensors, (kernel_size(node), node.kwargs["activation"]))
-        problem = native_subsample2d(problem._replace(device=CPU, x_stride=c.stride(x), y_stride=c.stride(node)))
-        c.builder.call("subsample2d", problem, c.place(x), c.constant(scale), c.constant(shift), c.place(node))
+        struct = native_subsample2d(problem._replace(device=CPU, x_stride=c.stride(x), y_stride=c.stride(node)))
+        c.builder.call("subsample2d", struct, c.place(x), c.constant(scale), c.constant(shift), c.place(node))
 
     return Lowering(_image, emit)
 
@@ -289,8 +289,8 @@ def _elementwise(c: Context, function: str, a: Node, b: Node | None, y: Node) ->
     like = c.meta[y]
     pixels = like.numel() // like.shape[1]
     problem = native.struct(
-        "ElementwiseProblem",
-        dtype=like.dtype, function=getattr(native.library().Elementwise, function), pixels=pixels, C=like.shape[1],
+        native.extension.ElementwiseProblem,
+        dtype=like.dtype, function=getattr(native.extension.Elementwise, function), pixels=pixels, C=like.shape[1],
         a_stride=c.stride(a), b_stride=0 if b is None else c.stride(b), y_stride=c.stride(y),
         pixels_per_image=pixels // like.shape[0],
     )  # fmt: skip
@@ -299,7 +299,7 @@ def _elementwise(c: Context, function: str, a: Node, b: Node | None, y: Node) ->
 
 def _activate_reason(node: Node, meta: dict[Node, Any]) -> str | None:
     kind = node.kwargs["activation"]
-    if not hasattr(native.library().Elementwise, kind):
+    if not hasattr(native.extension.Elementwise, kind):
         return f"{kind} has no native kernel"
     return None if meta[node].dim() in (2, 4) else "the input is not (N, C, H, W)"
 
@@ -340,7 +340,7 @@ def emit_copy(c: Context, source: View, target: View, like: Tensor) -> None:
     N, C, H, W = like.shape
     size = like.element_size()
     problem = native.struct(
-        "CopySliceProblem",
+        native.extension.CopySliceProblem,
         element_size=size, pixels=N * H * W, C=C, x_stride=source.stride, y_stride=target.stride,
     )  # fmt: skip
     c.builder.call("copy_slice", problem, c.builder.place(source, size), c.builder.place(target, size))
@@ -351,7 +351,7 @@ def emit_channels_last(c: Context, node: Node, raw: View) -> None:
     x = c.meta[node]
     N, C, H, W = x.shape
     problem = native.struct(
-        "LayoutProblem", element_size=x.element_size(), N=N, H=H, W=W, C=C, pixel_stride=c.stride(node)
+        native.extension.LayoutProblem, element_size=x.element_size(), N=N, H=H, W=W, C=C, pixel_stride=c.stride(node)
     )
     c.builder.call("to_channels_last", problem, c.builder.place(raw, x.element_size()), c.place(node))
 
@@ -361,7 +361,7 @@ def _emit_flatten(c: Context, node: Node) -> None:
     image = node.args[0]
     N, C, H, W = c.meta[image].shape
     problem = native.struct(
-        "LayoutProblem",
+        native.extension.LayoutProblem,
         element_size=c.meta[image].element_size(), N=N, H=H, W=W, C=C, pixel_stride=c.stride(image),
     )  # fmt: skip
     c.builder.call("to_channels_first", problem, c.place(image), c.place(node))
@@ -380,7 +380,7 @@ def _emit_rbf(c: Context, node: Node) -> None:
     x, centers = node.args
     problem = ops.rbf.infer((c.meta[x], c.meta[centers], None), ())
     struct = native.struct(
-        "RbfProblem",
+        native.extension.RbfProblem,
         dtype=problem.dtype, N=problem.N, D=problem.D, M=problem.M, x_stride=c.stride(x), y_stride=c.stride(node),
     )  # fmt: skip
     c.builder.call("rbf", struct, c.place(x), c.constant(centers), c.place(node))
@@ -418,10 +418,3 @@ LOWERINGS: dict[Any, Lowering] = {
 
 
 LOWERINGS |= {target: Lowering(_image, emit) for target, emit in int8.EMITS.items()}
-
-
-def unavailable() -> str | None:
-    """Why there are no native kernels at all; None if there are."""
-    if native.extension is None:
-        return native.unavailable
-    return None if hasattr(native.extension, "cpu") else "the native kernels are not built"

@@ -260,7 +260,7 @@ class Program:
             return "not on the CPU: fastcnn's dispatch runs it"
         if current_backend() not in ("auto", "cpu"):
             return f"backend {current_backend()!r} was demanded"
-        return lower.unavailable()
+        return native.unavailable
 
     def _compile(self, against: str | None) -> None:
         segment: list[Node] = []
@@ -379,7 +379,7 @@ class Program:
         weights = {a: _nbytes(value(a)) for n in nodes for a in n.all_input_nodes if is_constant(a)}
         weight_bytes = sum(weights.values())
         image_bytes = 2 * max(x.nbytes for x in values) // batch
-        _, l2, _ = native.library().cpu.caches()
+        _, l2, _ = native.extension.cpu.caches()
         images = (l2 // 2 - weight_bytes) // image_bytes
         fitting = [s for s in range(1, batch + 1) if batch % s == 0 and s >= self._threads and batch // s <= images]
         return min(fitting, default=1)

@@ -142,7 +142,7 @@ def run(output: Path, *, recipe: train.Recipe | None = None, seconds: float = 8.
         "fastcnn": VERSION,
         "torch": torch.__version__,
         "processor": processor(),
-        "instruction_set": native.extension.cpu.isa() if native.extension is not None else None,
+        "instruction_set": native.extension.cpu.isa() if native.unavailable is None else None,
         "threads": torch.get_num_threads(),
         "load": load,
         "recipe": asdict(recipe),

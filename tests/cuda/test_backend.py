@@ -14,6 +14,7 @@ from fastcnn.backends import cuda as cuda_backend
 from fastcnn.core import tuned
 from fastcnn.core.backend import use_backend
 from fastcnn.core.candidate import Unsupported
+from fastcnn.ops.conv2d import cuda as conv2d_cuda
 from fastcnn.ops.conv2d.contract import tuning_key
 from fastcnn.ops.conv2d.cpu import native_problem
 from fastcnn.ops.conv2d.cuda import conv2d_plan
@@ -146,6 +147,16 @@ def test_a_failed_launch_is_reported_and_served_by_pytorch(emulated_device, monk
     with pytest.warns(UserWarning, match="local_response_norm.cuda.lrn failed, PyTorch's operator is used instead"):
         y = runner(x, None)
     assert torch.equal(y, F.local_response_norm(x, 5))
+
+
+def test_a_precision_without_a_verified_plan_is_reported(monkeypatch):
+    monkeypatch.setattr(conv2d_cuda, "conv2d_plan", lambda *_: None)
+    monkeypatch.setattr(conv2d_cuda.triton_backend, "tf32_allowed", lambda kind: False)
+    x, w = torch.randn(1, 3, 5, 5), torch.randn(2, 3, 3, 3)
+    operator = fastcnn.core.operator.OPERATORS["conv2d"]
+    problem = operator.infer((x, w, None, None, None), operator.normalise((x, w, None, None), (1, 1, 1, 1, None)))
+    with pytest.raises(RuntimeError, match=r"no plan for .* is verified without TF32"):
+        conv2d_cuda.by_precision(None, problem, "conv")()
 
 
 def test_a_failed_launch_of_a_pair_is_served_by_pytorch(emulated_device, monkeypatch):

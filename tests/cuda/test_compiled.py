@@ -25,7 +25,7 @@ def tool(name: str) -> str | None:
     return found
 
 
-if native.extension is None or not hasattr(native.extension, "cuda"):
+if native.unavailable is not None or not hasattr(native.extension, "cuda"):
     pytest.skip("fastcnn was built without CUDA kernels", allow_module_level=True)
 if tool("cuobjdump") is None:
     pytest.skip("neither the CUDA toolkit nor triton offers cuobjdump", allow_module_level=True)

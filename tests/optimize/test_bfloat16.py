@@ -70,11 +70,11 @@ def test_changed_weights_are_followed() -> None:
 
 
 def test_without_the_instructions_float32_stays_and_is_said_once() -> None:
-    before = native.library().cpu.isa()
+    before = native.extension.cpu.isa()
     model, x = nn.Conv2d(3, 8, 3), torch.randn(1, 3, 9, 9)
     fastcnn.optimize.__globals__["_warn_once"].cache_clear()
     try:
-        native.library().cpu.set_isa("baseline")
+        native.extension.cpu.set_isa("baseline")
         with pytest.warns(UserWarning, match="computes in float32, not in bfloat16"):
             fast = fastcnn.optimize(model, dtype=torch.bfloat16)
         with warnings.catch_warnings():
@@ -83,7 +83,7 @@ def test_without_the_instructions_float32_stays_and_is_said_once() -> None:
         with torch.no_grad():
             torch.testing.assert_close(fast(x), model(x))
     finally:
-        native.library().cpu.set_isa(before)
+        native.extension.cpu.set_isa(before)
 
 
 def test_other_dtypes_are_refused() -> None:

@@ -50,7 +50,7 @@ def test_own_networks(name):
 def test_batch_in_slices(variant, threads, monkeypatch):
     """A small network runs slice by slice of its batch; each image must still get its own result."""
     # A second level of 2 MB, as some processors have, holds all twelve images.
-    monkeypatch.setattr(native.library().cpu, "caches", lambda: (32 << 10, 1 << 20, 32 << 20))
+    monkeypatch.setattr(native.extension.cpu, "caches", lambda: (32 << 10, 1 << 20, 32 << 20))
     model = zoo.perturbed(fastcnn.models.lenet5(variant=variant))
     optimized = fastcnn.optimize(model)
     before = torch.get_num_threads()

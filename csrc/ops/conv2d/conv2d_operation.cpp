@@ -27,7 +27,7 @@ FASTCNN_BIND(m) {
                   residual_stride);
   m.cpu.def("conv2d_algorithms", &conv2d_algorithms, "All of them, best first.");
   m.cpu.def("conv2d_reason", &conv2d_reason, py::arg("name"), py::arg("problem"), py::arg("threads"),
-            "\"\" if the algorithm takes the problem, else why not.");
+            "Why the algorithm does not take the problem; \"\" if it does.");
   m.cpu.def("set_winograd_tolerance", &set_winograd_tolerance, py::arg("tolerance"),
             "The largest relative L2 error that a Winograd algorithm may have to be chosen; 0 forbids them.");
   m.cpu.def("winograd_tolerance", &winograd_tolerance);

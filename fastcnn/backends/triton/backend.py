@@ -86,9 +86,9 @@ def output_stride(problem: Problem) -> int:
 def tf32_allowed(kind: str) -> bool:
     """Whether PyTorch may round float32 operands of a "conv" or "matmul" to TF32."""
     if _PRECISION is not None:
-        return _PRECISION("cuda", kind) == "tf32"
+        return bool(_PRECISION("cuda", kind) == "tf32")
     backend: Any = torch.backends.cudnn if kind == "conv" else torch.backends.cuda.matmul
-    return backend.allow_tf32  # before torch 2.9
+    return bool(backend.allow_tf32)  # before torch 2.9
 
 
 def tf32_setting(kind: str) -> Callable[[], Any]:
@@ -137,7 +137,8 @@ def memory_note(elements: Callable[[P], int]) -> Callable[[P], str]:
 
 def image_elements(problem: Any) -> int:
     """An image read and one written."""
-    return problem.N * problem.H * problem.W * problem.C + math.prod(problem.output_shape)
+    elements: int = problem.N * problem.H * problem.W * problem.C + math.prod(problem.output_shape)
+    return elements
 
 
 def unary_runner(launch: Callable[..., None], problem: Problem) -> Runner:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastcnn.backends import cpu as native_cpu
 from fastcnn.core import layout, native
 from fastcnn.core.candidate import Candidate, Runner
@@ -17,11 +15,11 @@ def _supports(problem: AddReluProblem) -> str | None:
     return reason
 
 
-def native_problem(problem: AddReluProblem) -> Any:
+def native_problem(problem: AddReluProblem) -> native.extension.AddReluProblem:
     if problem.flat:
         size = problem.numel
         return native.struct(
-            "AddReluProblem",
+            native.extension.AddReluProblem,
             dtype=problem.dtype,
             pixels=1,
             C=size,
@@ -31,7 +29,7 @@ def native_problem(problem: AddReluProblem) -> Any:
         )
     N, C, H, W = problem.output_shape
     return native.struct(
-        "AddReluProblem",
+        native.extension.AddReluProblem,
         dtype=problem.dtype,
         pixels=N * H * W,
         C=C,
@@ -43,7 +41,7 @@ def native_problem(problem: AddReluProblem) -> Any:
 
 def _prepare(problem: AddReluProblem) -> Runner:
     return native_cpu.runner(
-        native.library().cpu.add_relu, problem, native_problem(problem),
+        native.extension.cpu.add_relu, problem, native_problem(problem),
         in_place=problem.flat, read=[layout.channels_last] * 2, strides=problem.strides if problem.flat else None,
     )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import Any
 
 import torch
 
@@ -18,12 +17,12 @@ def _supports(problem: ConcatProblem) -> str | None:
     return native_cpu.reason_against(problem._replace(dtype=torch.float32))
 
 
-def native_problems(problem: ConcatProblem) -> list[tuple[Any, int]]:
+def native_problems(problem: ConcatProblem) -> list[tuple[native.extension.CopySliceProblem, int]]:
     """For each input its copy, and where its slice begins, in bytes."""
     size = problem.dtype.itemsize
     structs = [
         native.struct(
-            "CopySliceProblem",
+            native.extension.CopySliceProblem,
             element_size=size,
             pixels=problem.N * problem.H * problem.W,
             C=C,
@@ -39,7 +38,7 @@ def native_problems(problem: ConcatProblem) -> list[tuple[Any, int]]:
 def _prepare(problem: ConcatProblem) -> Runner:
     structs = [struct for struct, _ in native_problems(problem)]
     return native_cpu.runner(
-        native.library().cpu.concat, problem, structs,
+        native.extension.cpu.concat, problem, structs,
         in_place=problem.in_place, read=[layout.channels_last] * len(structs),
     )  # fmt: skip
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
@@ -24,7 +22,7 @@ def _prepare(problem: ConcatProblem) -> Runner:
     copy_slice, copies = cuda_backend.kernels().copy_slice, native_problems(problem)
     shape, device = problem.output_shape, problem.device
 
-    def run(*tensors_and_out: Any) -> Tensor:
+    def run(*tensors_and_out: Tensor) -> Tensor:
         *tensors, out = tensors_and_out
         y = layout.empty(shape, tensors[0]) if out is None else out
         for (struct, offset), tensor in zip(copies, tensors, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ def _prepare(problem: ConcatProblem) -> Runner:
     starts = list(accumulate(problem.C[:-1], initial=0))
     integer = triton_kernels.INTEGERS[problem.dtype.itemsize]
 
-    def run(*tensors_and_out: Any) -> Tensor:
+    def run(*tensors_and_out: Tensor) -> Tensor:
         *tensors, out = tensors_and_out
         y = layout.empty(problem.output_shape, tensors[0]) if out is None else out
         elements = _integers(y, integer)

@@ -15,9 +15,9 @@ from fastcnn.core.packing import kept
 from fastcnn.ops.conv2d.contract import Conv2dProblem
 
 
-def native_problem(problem: Conv2dProblem) -> Any:
+def native_problem(problem: Conv2dProblem) -> native.extension.Conv2dProblem:
     return native.struct(
-        "Conv2dProblem",
+        native.extension.Conv2dProblem,
         dtype=problem.dtype,
         activation=problem.activation,
         has_bias=problem.has_bias,
@@ -37,7 +37,7 @@ def native_problem(problem: Conv2dProblem) -> Any:
 
 def source_of(weight: Tensor) -> tuple[Tensor, Any]:
     """A weight as the native kernels pack it, and the form it has: itself, if float32 in one of PyTorch's layouts."""
-    form = native.library().cpu.WeightForm
+    form = native.extension.cpu.WeightForm
     source = weight.detach().to(torch.float32)
     if not source.is_contiguous() and source.is_contiguous(memory_format=torch.channels_last):
         return source, form.channels_last
@@ -48,13 +48,13 @@ def _candidate(algorithm: str) -> Candidate[Conv2dProblem]:
     def supports(problem: Conv2dProblem) -> str | None:
         reason = native_cpu.reason_against(problem)
         if reason is None:
-            reason = native.library().cpu.conv2d_reason(algorithm, native_problem(problem), problem.threads)
+            reason = native.extension.cpu.conv2d_reason(algorithm, native_problem(problem), problem.threads)
         return reason or None
 
     def prepare(problem: Conv2dProblem) -> Runner:
-        kernel = native.library().cpu.Conv2d(native_problem(problem), algorithm)
+        kernel = native.extension.cpu.Conv2d(native_problem(problem), algorithm)
         shape = problem.output_shape
-        output, forms = (shape, layout.strides(shape)), native.library().cpu.WeightForm
+        output, forms = (shape, layout.strides(shape)), native.extension.cpu.WeightForm
         bound = kernel.bound(problem.threads, output)
         # Weights that are not kept are packed on the way, in memory that the thread keeps.
         packing = {
@@ -62,7 +62,7 @@ def _candidate(algorithm: str) -> Candidate[Conv2dProblem]:
         }
         in_place = problem.in_place and (not problem.has_bias or problem.dtype is torch.float32)
         # What the packed form depends on, beside the weight's own shape: batch and image sizes share it.
-        pack_key = (algorithm, native.library().cpu.isa(), problem.groups)
+        pack_key = (algorithm, native.extension.cpu.isa(), problem.groups)
 
         def pack(weight: Tensor) -> Tensor:
             source, form = source_of(weight)
@@ -98,10 +98,10 @@ def set_winograd_tolerance(tolerance: float) -> None:
     tolerance = checks.real("set_winograd_tolerance", "tolerance", tolerance)
     if not 0 <= tolerance < float("inf"):
         raise ValueError(f"set_winograd_tolerance: tolerance is {tolerance}; a finite number from 0 up is allowed")
-    native.library().cpu.set_winograd_tolerance(tolerance)
+    native.extension.cpu.set_winograd_tolerance(tolerance)
     OPERATORS["conv2d"].forget()
 
 
 CANDIDATES = tuple(
-    _candidate(name) for name in (native.extension.cpu.conv2d_algorithms() if native.extension is not None else ())
+    _candidate(name) for name in (native.extension.cpu.conv2d_algorithms() if native.unavailable is None else ())
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +19,10 @@ from fastcnn.ops.conv2d.contract import Conv2dProblem, tuning_key
 from fastcnn.ops.conv2d.cpu import native_problem
 from fastcnn.ops.conv2d.reference import CANDIDATES as REFERENCE
 
+if TYPE_CHECKING:
+    Struct = native.extension.Conv2dProblem
+    Plan = native.extension.cuda.Conv2dPlan
+
 # Best first. The extension's planner knows them by these names without "conv2d_".
 KERNELS = ("conv2d_sm90_resident", "conv2d_sm90", "conv2d_grouped", "conv2d_sm80", "conv2d_sm80_gather")
 
@@ -26,7 +30,7 @@ KERNELS = ("conv2d_sm90_resident", "conv2d_sm90", "conv2d_grouped", "conv2d_sm80
 class Convolution:
     """A convolution with its plan and workspace."""
 
-    def __init__(self, struct: Any, device: torch.device, plan: Any) -> None:
+    def __init__(self, struct: Struct, device: torch.device, plan: Plan) -> None:
         self.struct, self.device, self.plan = struct, device, plan
         self.workspace_bytes = cuda_backend.kernels().conv2d_workspace_bytes(struct, self.plan)
 
@@ -40,14 +44,14 @@ class Convolution:
         )  # fmt: skip
 
 
-def conv2d_plans(struct: Any, device: cuda_backend.Device, tf32: bool) -> list[Any]:
+def conv2d_plans(struct: Struct, device: cuda_backend.Device, tf32: bool) -> list[Plan]:
     """Every plan that can run a convolution on a device, the one first that the cost model expects to be fastest."""
     return cuda_backend.kernels().conv2d_plans(
         struct, device.capability, device.multiprocessors, device.shared_memory_per_block, tf32
     )
 
 
-def conv2d_plan(struct: Any, problem: Conv2dProblem, tf32: bool, kernel: str | None = None) -> Any:
+def conv2d_plan(struct: Struct, problem: Conv2dProblem, tf32: bool, kernel: str | None = None) -> Plan | None:
     """The plan for a convolution: the tuned one, else the one that the cost model expects to be fastest.
 
     kernel: only plans of this kernel ("sm90", "sm80", "sm80_gather"). None if there is no plan. Where the backend is
@@ -62,7 +66,7 @@ def conv2d_plan(struct: Any, problem: Conv2dProblem, tf32: bool, kernel: str | N
 
 
 def by_precision(
-    struct: Any, problem: Conv2dProblem, kind: str, kernel: str | None = None
+    struct: Struct, problem: Conv2dProblem, kind: str, kernel: str | None = None
 ) -> Callable[[], Convolution]:
     """The convolution for the TF32 setting in force at each call, which the user may change between calls."""
     prepared: dict[bool, Convolution] = {}
@@ -72,6 +76,8 @@ def by_precision(
         if tf32 not in prepared:
             # A precision that the kernel lacks (strict float32 on wgmma) is served by another one.
             plan = conv2d_plan(struct, problem, tf32, kernel) or conv2d_plan(struct, problem, tf32)
+            if plan is None:  # the user has changed the precision since the kernel was chosen
+                raise RuntimeError(f"no plan for {problem.summary()} is verified {'with' if tf32 else 'without'} TF32")
             prepared[tf32] = Convolution(struct, problem.device, plan)
         return prepared[tf32]
 
@@ -85,7 +91,7 @@ def _candidate(name: str) -> Candidate[Conv2dProblem]:
         struct, tf32 = native_problem(problem), triton_backend.tf32_allowed("conv")
         own = conv2d_plan(struct, problem, tf32, kernel)
         best = conv2d_plan(struct, problem, tf32)
-        if own is None:
+        if own is None or best is None:
             return _reason(struct, problem, kernel, tf32) or "none of its plans for this problem is verified"
         better = f"conv2d_{best.kernel}"
         if better != name and cuda_backend.reason_against(f"conv2d.cuda.{better}", problem, products="conv") is None:
@@ -130,7 +136,7 @@ def _given(convolution: Convolution) -> Convolution:
     return convolution
 
 
-def _reason(struct: Any, problem: Conv2dProblem, kernel: str, tf32: bool) -> str:
+def _reason(struct: Struct, problem: Conv2dProblem, kernel: str, tf32: bool) -> str:
     """Why no plan of the kernel takes the problem: what the planner says of its commonest tile."""
     kernels, device = cuda_backend.kernels(), cuda_backend.device_of(problem.device)
     # Stages are 6 for a width of 64 on Hopper, see csrc/ops/conv2d/conv2d_sm90_cuda.cuh.

@@ -86,14 +86,14 @@ def pytorch(
 def _input_kernel(
     dtype: torch.dtype, shape: Sizes, weight_shape: Sizes, output_shape: Sizes, y_stride: int, padding: Sizes,
     dilation: Sizes, groups: int, contiguous: bool, threads: int, isa: str, tolerance: float,
-) -> Any:  # fmt: skip
+) -> native.extension.Call | None:  # fmt: skip
     """The kernel, bound; None where PyTorch's is taken."""
-    cpu = native.library().cpu
+    cpu = native.extension.cpu
     N, C, H, W = shape
     _, K, P, Q = output_shape
     R, S = weight_shape[2:]
     problem = native.struct(
-        "Conv2dProblem",
+        native.extension.Conv2dProblem,
         dtype=dtype, N=N, H=P, W=Q, C=K, K=C, R=R, S=S, P=H, Q=W, groups=groups,
         stride_h=1, stride_w=1, dilation_h=dilation[0], dilation_w=dilation[1],
         pad_h=(R - 1) * dilation[0] - padding[0], pad_w=(S - 1) * dilation[1] - padding[2],
@@ -115,7 +115,7 @@ def input_gradient(
     # Fewer channels than a vector of AVX-512 waste lanes: there PyTorch's kernels are ahead.
     if not fits or weight.shape[1] < 16 or not grad.numel():
         return pytorch(grad, input, weight, stride, padding, dilation, groups, (True, False))[0]
-    cpu = native.library().cpu
+    cpu = native.extension.cpu
     source = weight.detach().to(torch.float32)
     contiguous = not source.is_contiguous(memory_format=torch.channels_last)
     source = source.contiguous() if contiguous else source
@@ -135,11 +135,11 @@ def input_gradient(
 def _weight_kernel(
     dtype: torch.dtype, shape: Sizes, x_stride: int, weight_shape: Sizes, output_shape: Sizes, y_stride: int,
     stride: Sizes, padding: Sizes, dilation: Sizes, groups: int, contiguous: bool, threads: int, tolerance: float,
-) -> Any:  # fmt: skip
+) -> native.extension.Call:  # fmt: skip
     N, C, H, W = shape
     _, K, P, Q = output_shape
     problem = native.struct(
-        "Conv2dProblem",
+        native.extension.Conv2dProblem,
         dtype=dtype, N=N, H=H, W=W, C=C, K=K, R=weight_shape[2], S=weight_shape[3], P=P, Q=Q, groups=groups,
         stride_h=stride[0], stride_w=stride[1], dilation_h=dilation[0], dilation_w=dilation[1],
         pad_h=padding[0], pad_w=padding[2], x_stride=x_stride, y_stride=y_stride,
@@ -147,7 +147,7 @@ def _weight_kernel(
     # Where channels are few the transforms cost more than they save: ahead by 1.4 at 64 channels and 1.8 at 256.
     fits = weight_shape[2:] in ((3, 3), (5, 5)) and stride == (1, 1) and dilation == (1, 1)
     winograd = fits and tolerance >= WINOGRAD_ERROR and min(C, K) // groups >= 32 and N * P * Q >= 64
-    return native.library().cpu.conv2d_weight_gradient(problem, contiguous, threads, winograd)
+    return native.extension.cpu.conv2d_weight_gradient(problem, contiguous, threads, winograd)
 
 
 def weight_gradient(
@@ -163,7 +163,7 @@ def weight_gradient(
     kernel = _weight_kernel(
         grad.dtype, tuple(input.shape), layout.input_stride(input), tuple(weight.shape), tuple(grad.shape),
         layout.input_stride(grad), stride, padding, dilation, groups, contiguous, torch.get_num_threads(),
-        native.library().cpu.winograd_tolerance(),
+        native.extension.cpu.winograd_tolerance(),
     )  # fmt: skip
     kernel(input, grad, result)
     return result.to(weight.dtype)
@@ -174,7 +174,8 @@ def backward(ctx: Any, grad: Tensor, stride: Any, padding: Any, dilation: Any, g
 
     def before() -> Tensor:
         options = list(stride), list(padding), list(dilation), groups, None
-        return torch.ops.fastcnn.conv2d(input, weight, bias, residual, *options)
+        output: Tensor = torch.ops.fastcnn.conv2d(input, weight, bias, residual, *options)
+        return output
 
     needs = ctx.needs_input_grad[:4]
     window = (*geometry(stride, padding, dilation), groups)

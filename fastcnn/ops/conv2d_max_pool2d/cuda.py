@@ -14,7 +14,8 @@ from fastcnn.core.candidate import Runner
 from fastcnn.core.packing import packed
 from fastcnn.ops.conv2d import conv2d
 from fastcnn.ops.conv2d.cpu import native_problem
-from fastcnn.ops.fused import FusedProblem, in_pytorch
+from fastcnn.ops.conv2d_max_pool2d.contract import Conv2dMaxPool2dProblem
+from fastcnn.ops.fused import in_pytorch
 from fastcnn.ops.pool import max_pool2d
 from fastcnn.ops.pool.cpu import native_pool2d
 
@@ -29,7 +30,7 @@ def pack_weight(weight: Tensor, tile_k: int) -> Tensor:
     return parts.permute(1, 3, 0, 2, 4).contiguous()
 
 
-def _plan(problem: FusedProblem) -> tuple[Any, str]:
+def _plan(problem: Conv2dMaxPool2dProblem) -> tuple[Any, str]:
     """The kernel's plan, and why it cannot take the problem ("" if it can)."""
     device = cuda_backend.device_of(problem.device)
     return cuda_backend.kernels().conv2d_max_pool2d_plan(
@@ -38,7 +39,7 @@ def _plan(problem: FusedProblem) -> tuple[Any, str]:
     )  # fmt: skip
 
 
-def _prepare(problem: FusedProblem) -> Runner:
+def _prepare(problem: Conv2dMaxPool2dProblem) -> Runner:
     conv, pool, (plan, _) = native_problem(problem.first), native_pool2d(problem.second), _plan(problem)
     call, tile_k = cuda_backend.kernels().conv2d_max_pool2d, cuda_backend.kernels().conv2d_max_pool2d_tile_k(conv.dtype)
     shape, device = problem.output_shape, problem.device

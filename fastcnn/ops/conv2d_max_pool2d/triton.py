@@ -10,10 +10,10 @@ from fastcnn.backends.triton import backend as triton_backend
 from fastcnn.core import activations, layout
 from fastcnn.core.candidate import Runner
 from fastcnn.core.packing import packed
-from fastcnn.ops.fused import FusedProblem
+from fastcnn.ops.conv2d_max_pool2d.contract import Conv2dMaxPool2dProblem
 
 
-def _supports(problem: FusedProblem) -> str | None:
+def _supports(problem: Conv2dMaxPool2dProblem) -> str | None:
     from fastcnn.ops.conv2d_max_pool2d.triton_kernels import config_of
 
     conv = problem.first
@@ -29,7 +29,7 @@ def _supports(problem: FusedProblem) -> str | None:
     return None
 
 
-def _prepare(problem: FusedProblem) -> Runner:
+def _prepare(problem: Conv2dMaxPool2dProblem) -> Runner:
     from fastcnn.ops.conv2d_max_pool2d.triton_kernels import Conv2dMaxPool2d
 
     kernel, shape = Conv2dMaxPool2d(problem, allow_tf32=triton_backend.tf32_allowed("conv")), problem.output_shape
@@ -43,7 +43,7 @@ def _prepare(problem: FusedProblem) -> Runner:
     return run
 
 
-def _elements(problem: FusedProblem) -> int:
+def _elements(problem: Conv2dMaxPool2dProblem) -> int:
     conv = problem.first
     return conv.N * conv.H * conv.W * conv.C + conv.K * conv.R * conv.S * conv.C + math.prod(problem.output_shape)
 

@@ -18,7 +18,7 @@ from fastcnn.backends.triton.common import Launch, activate, dot, jit, next_powe
 from fastcnn.backends.triton.target import ceil_div
 from fastcnn.ops.conv2d.triton_kernels import load_taps
 from fastcnn.ops.conv2d.triton_launch import pack_weight, precision, tap_constants, tap_stride, wide_taps
-from fastcnn.ops.fused import FusedProblem
+from fastcnn.ops.conv2d_max_pool2d.contract import Conv2dMaxPool2dProblem
 from fastcnn.ops.pool.triton_kernels import window_constants
 
 
@@ -126,7 +126,7 @@ class Config:
     block_n: int
     num_warps: int
 
-    def windows(self, problem: FusedProblem) -> tuple[int, int]:
+    def windows(self, problem: Conv2dMaxPool2dProblem) -> tuple[int, int]:
         """How many whole windows the square holds in height and width; at most 0 where not one."""
         pool = problem.second
         sizes = zip((self.rows, self.columns), pool.kernel_size, pool.dilation, pool.stride, strict=True)
@@ -134,7 +134,7 @@ class Config:
         return high, wide
 
 
-def config_of(problem: FusedProblem, allow_tf32: bool) -> Config:
+def config_of(problem: Conv2dMaxPool2dProblem, allow_tf32: bool) -> Config:
     strict = precision(problem.dtype, allow_tf32) == "tf32x3"
     block_n = min(next_power_of_2(problem.first.K), 32 if strict else 64)
     return Config(8 if strict else 16, 16, max(16, block_n), 8)
@@ -143,7 +143,9 @@ def config_of(problem: FusedProblem, allow_tf32: bool) -> Config:
 class Conv2dMaxPool2d:
     """conv2d_max_pool2d with everything but its tensors bound. Called with (x, packed weight, bias, y)."""
 
-    def __init__(self, problem: FusedProblem, *, allow_tf32: bool = True, config: Config | None = None) -> None:
+    def __init__(
+        self, problem: Conv2dMaxPool2dProblem, *, allow_tf32: bool = True, config: Config | None = None
+    ) -> None:
         p, pool = problem.first, problem.second
         self.wide = wide_taps(p)
         self.config = config = config or config_of(problem, allow_tf32)

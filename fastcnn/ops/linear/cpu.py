@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -20,9 +18,9 @@ def _supports(problem: LinearProblem) -> str | None:
     return reason
 
 
-def native_problem(problem: LinearProblem) -> Any:
+def native_problem(problem: LinearProblem) -> native.extension.LinearProblem:
     return native.struct(
-        "LinearProblem",
+        native.extension.LinearProblem,
         dtype=problem.dtype,
         weight_dtype=problem.dtype,
         activation=problem.activation,
@@ -40,7 +38,7 @@ def _prepare(problem: LinearProblem) -> Runner:
     weight_in_place = problem.weight_stride is not None
     bias_in_place = not problem.has_bias or problem.dtype is torch.float32
     return native_cpu.runner(
-        native.library().cpu.linear, problem, native_problem(problem),
+        native.extension.cpu.linear, problem, native_problem(problem),
         in_place=problem.in_place and weight_in_place and bias_in_place,
         read=[Tensor.contiguous, (lambda weight: weight) if weight_in_place else Tensor.contiguous, native_cpu.float32],
         strides=layout.contiguous_strides(problem.output_shape),

@@ -17,7 +17,8 @@ def backward(ctx: Any, grad: Tensor, activation: str | None) -> Any:
     grad_input = grad_weight = grad_bias = None
 
     def before() -> Tensor:
-        return torch.ops.fastcnn.linear(input, weight, bias, None)
+        output: Tensor = torch.ops.fastcnn.linear(input, weight, bias, None)
+        return output
 
     # The kernel sums over all but the last dimension: a bias of another shape is broadcast otherwise.
     if cpu_gradients.apply(grad, output) and weight.dim() == 2 and (bias is None or bias.dim() == 1):

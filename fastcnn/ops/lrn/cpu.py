@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastcnn.backends import cpu as native_cpu
 from fastcnn.core import native
 from fastcnn.ops.lrn.contract import LrnProblem
 
 
-def native_problem(problem: LrnProblem) -> Any:
+def native_problem(problem: LrnProblem) -> native.extension.LrnProblem:
     return native.struct(
-        "LrnProblem",
+        native.extension.LrnProblem,
         dtype=problem.dtype,
         pixels=problem.N * problem.H * problem.W,
         C=problem.C,

@@ -17,12 +17,12 @@ from fastcnn.core import layout, native
 def _kernel(
     dtype: torch.dtype, pixels: int, C: int, size: int, alpha: float, beta: float, k: float, x_stride: int,
     dy_stride: int, threads: int,
-) -> Any:  # fmt: skip
+) -> native.extension.Call:  # fmt: skip
     problem = native.struct(
-        "LrnProblem",
+        native.extension.LrnProblem,
         dtype=dtype, pixels=pixels, C=C, size=size, alpha=alpha, beta=beta, k=k, x_stride=x_stride, y_stride=dy_stride,
     )  # fmt: skip
-    return native.library().cpu.lrn_gradient(problem, threads)
+    return native.extension.cpu.lrn_gradient(problem, threads)
 
 
 def _native(grad: Tensor, input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:

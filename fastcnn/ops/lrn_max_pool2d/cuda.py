@@ -7,13 +7,14 @@ from torch import Tensor
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.core import layout
 from fastcnn.core.candidate import Runner
-from fastcnn.ops.fused import FusedProblem, in_pytorch
+from fastcnn.ops.fused import in_pytorch
 from fastcnn.ops.lrn import local_response_norm
+from fastcnn.ops.lrn_max_pool2d.contract import LrnMaxPool2dProblem
 from fastcnn.ops.lrn_max_pool2d.cpu import structs
 from fastcnn.ops.pool import max_pool2d
 
 
-def _prepare(problem: FusedProblem) -> Runner:
+def _prepare(problem: LrnMaxPool2dProblem) -> Runner:
     call, (lrn, pool) = cuda_backend.kernels().lrn_max_pool, structs(problem)
     shape, device = problem.output_shape, problem.device
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from fastcnn.backends.triton import common
 from fastcnn.backends.triton.backend import output_stride
 from fastcnn.backends.triton.common import jit, tl
-from fastcnn.ops.fused import FusedProblem
 from fastcnn.ops.lrn.triton_kernels import normalise
+from fastcnn.ops.lrn_max_pool2d.contract import LrnMaxPool2dProblem
 from fastcnn.ops.pool.triton_kernels import window_constants
 
 
@@ -42,7 +42,7 @@ def lrn_max_pool2d_kernel(
     tl.store(y_ptr + row[:, None] * y_stride + c[None, :], best.to(y_ptr.dtype.element_ty), mask=mask)
 
 
-def lrn_max_pool2d(problem: FusedProblem) -> common.Launch:
+def lrn_max_pool2d(problem: LrnMaxPool2dProblem) -> common.Launch:
     """Called with (x, y)."""
     lrn, pool = problem.first, problem.second
     rows, y_stride = pool.N * pool.P * pool.Q, output_stride(problem)

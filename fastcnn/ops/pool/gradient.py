@@ -17,7 +17,7 @@ from fastcnn.ops.pool.contract import AdaptiveAvgPool2dProblem, Pool2dProblem, i
 
 @lru_cache(cpu_gradients.REMEMBERED)
 def _taps_kernel(problem: Pool2dProblem) -> Any:
-    return native.library().cpu.max_pool2d_taps(cpu.native_pool2d(problem), problem.threads)
+    return native.extension.cpu.max_pool2d_taps(cpu.native_pool2d(problem), problem.threads)
 
 
 def max_pool2d_taps(input: Tensor, problem: Pool2dProblem) -> tuple[Tensor, Tensor] | None:
@@ -38,7 +38,7 @@ def max_pool2d_taps(input: Tensor, problem: Pool2dProblem) -> tuple[Tensor, Tens
 @lru_cache(cpu_gradients.REMEMBERED)
 def _pool_kernel(problem: Pool2dProblem, dy_stride: int) -> Any:
     bound = cpu.native_pool2d(problem._replace(y_stride=dy_stride))
-    return native.library().cpu.pool2d_gradient(bound, problem.threads)
+    return native.extension.cpu.pool2d_gradient(bound, problem.threads)
 
 
 def pool2d_gradient(grad: Tensor, taps: Tensor | None, problem: Pool2dProblem) -> Tensor:
@@ -52,7 +52,7 @@ def pool2d_gradient(grad: Tensor, taps: Tensor | None, problem: Pool2dProblem) -
 @lru_cache(cpu_gradients.REMEMBERED)
 def _adaptive_kernel(problem: AdaptiveAvgPool2dProblem, dy_stride: int) -> Any:
     bound = cpu.native_adaptive_avg_pool2d(problem._replace(y_stride=dy_stride))
-    return native.library().cpu.adaptive_avg_pool2d_gradient(bound, problem.threads)
+    return native.extension.cpu.adaptive_avg_pool2d_gradient(bound, problem.threads)
 
 
 def adaptive_gradient(grad: Tensor, problem: AdaptiveAvgPool2dProblem) -> Tensor:

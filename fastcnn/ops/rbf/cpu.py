@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -13,9 +11,9 @@ from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.rbf.contract import RbfProblem
 
 
-def native_problem(problem: RbfProblem) -> Any:
+def native_problem(problem: RbfProblem) -> native.extension.RbfProblem:
     return native.struct(
-        "RbfProblem",
+        native.extension.RbfProblem,
         dtype=problem.dtype,
         N=problem.N,
         D=problem.D,
@@ -27,7 +25,7 @@ def native_problem(problem: RbfProblem) -> Any:
 
 def _prepare(problem: RbfProblem) -> Runner:
     return native_cpu.runner(
-        native.library().cpu.rbf, problem, native_problem(problem),
+        native.extension.cpu.rbf, problem, native_problem(problem),
         in_place=problem.in_place and problem.dtype is torch.float32, read=[Tensor.contiguous, native_cpu.float32],
         strides=layout.contiguous_strides(problem.output_shape),
     )  # fmt: skip

@@ -16,14 +16,14 @@ from fastcnn.ops.scale_channels import contract
 from fastcnn.ops.scale_channels.contract import ScaleChannelsProblem
 
 
-def native_problem(problem: ScaleChannelsProblem) -> Any:
+def native_problem(problem: ScaleChannelsProblem) -> native.extension.ScaleChannelsProblem:
     names = ("dtype", "activation", "has_residual", "N", "pixels", "C", "x_stride", "residual_stride", "y_stride")
-    return native.struct("ScaleChannelsProblem", **{name: getattr(problem, name) for name in names})
+    return native.struct(native.extension.ScaleChannelsProblem, **{name: getattr(problem, name) for name in names})
 
 
 def _prepare_cpu(problem: ScaleChannelsProblem) -> Runner:
     return native_cpu.runner(
-        native.library().cpu.scale_channels, problem, native_problem(problem), in_place=problem.in_place,
+        native.extension.cpu.scale_channels, problem, native_problem(problem), in_place=problem.in_place,
         read=[layout.channels_last, Tensor.contiguous, layout.channels_last],
     )  # fmt: skip
 

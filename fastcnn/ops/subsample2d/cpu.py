@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from fastcnn.backends import cpu as native_cpu
@@ -12,14 +10,14 @@ from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.ops.subsample2d.contract import Subsample2dProblem
 
 
-def native_problem(problem: Subsample2dProblem) -> Any:
+def native_problem(problem: Subsample2dProblem) -> native.extension.Subsample2dProblem:
     names = ("dtype", "activation", "N", "H", "W", "C", "P", "Q", "kernel_size", "x_stride", "y_stride")
-    return native.struct("Subsample2dProblem", **{name: getattr(problem, name) for name in names})
+    return native.struct(native.extension.Subsample2dProblem, **{name: getattr(problem, name) for name in names})
 
 
 def _prepare(problem: Subsample2dProblem) -> Runner:
     return native_cpu.runner(
-        native.library().cpu.subsample2d, problem, native_problem(problem),
+        native.extension.cpu.subsample2d, problem, native_problem(problem),
         in_place=problem.in_place and problem.dtype is torch.float32,
         read=[layout.channels_last, native_cpu.float32, native_cpu.float32],
     )  # fmt: skip

@@ -16,9 +16,9 @@ from fastcnn.ops.subsample2d.contract import Subsample2dProblem, infer
 
 
 @lru_cache(cpu_gradients.REMEMBERED)
-def _kernel(problem: Subsample2dProblem, dy_stride: int) -> Any:
+def _kernel(problem: Subsample2dProblem, dy_stride: int) -> native.extension.Call:
     bound = cpu.native_problem(problem._replace(y_stride=dy_stride))
-    return native.library().cpu.subsample2d_gradient(bound, problem.threads)
+    return native.extension.cpu.subsample2d_gradient(bound, problem.threads)
 
 
 def _native(
@@ -49,7 +49,8 @@ def backward(ctx: Any, grad: Tensor, kernel_size: int, activation: str | None) -
     input, coefficient, bias, output = ctx.saved_tensors
 
     def before() -> Tensor:
-        return torch.ops.fastcnn.subsample2d(input, coefficient, bias, kernel_size, None)
+        output: Tensor = torch.ops.fastcnn.subsample2d(input, coefficient, bias, kernel_size, None)
+        return output
 
     # The kernel counts pixels in 32 bits.
     if cpu_gradients.apply(grad, input, coefficient, output) and 0 < input.numel() < 2**31:

@@ -32,20 +32,20 @@ def _emit_conv2d(c: Any, node: Node) -> None:
     K, _, R, S = c.meta[filter][0].shape
     top, _, left, _ = options.pop("padding")
     problem = native.struct(
-        "Int8Conv2dProblem",
+        native.extension.Int8Conv2dProblem,
         **_sizes(c, x, node), K=K, R=R, S=S, pad_h=top, pad_w=left,
         **_pairs(stride=options.pop("stride"), dilation=options.pop("dilation")),
         has_residual=int(residual is not None), residual_stride=0 if residual is None else c.stride(residual),
         float_output=int(options.pop("float_output", False)), relu=int(options.pop("relu", False)),
         **{"high": 255, **options},
     )  # fmt: skip
-    kernel = native.library().cpu.Int8Conv2d(problem)
+    kernel = native.extension.cpu.Int8Conv2d(problem)
 
     def fill(values: tuple[Tensor, ...], memory: Tensor) -> None:
         weight, bias, multiplier = (t.contiguous() for t in values)
         kernel.pack(weight.data_ptr(), bias.data_ptr(), multiplier.data_ptr(), memory.data_ptr())
 
-    format = "int8", kernel.name, native.library().cpu.isa(), problem.groups
+    format = "int8", kernel.name, native.extension.cpu.isa(), problem.groups
     packed = c.constants.filled(
         c.entry(filter), format, lambda: torch.empty(kernel.packed_bytes, dtype=torch.uint8), fill
     )
@@ -58,7 +58,7 @@ def _emit_quantize(c: Any, node: Node) -> None:
     N, C, H, W = c.meta[x].shape
     stride = c.stride(x)
     problem = native.struct(
-        "QuantizeProblem",
+        native.extension.QuantizeProblem,
         N=N, pixels=H * W, C=C, x_image=H * W * stride, x_stride=stride, x_channel=1, y_stride=c.stride(node),
         inverse_scale=inverse_scale, zero=zero,
     )  # fmt: skip
@@ -68,7 +68,7 @@ def _emit_quantize(c: Any, node: Node) -> None:
 def _emit_dequantize(c: Any, node: Node) -> None:
     x, scale, zero = node.args
     problem = native.struct(
-        "DequantizeProblem",
+        native.extension.DequantizeProblem,
         **_pixels(c, x), x_stride=c.stride(x), y_stride=c.stride(node), scale=scale, zero=zero,
     )  # fmt: skip
     c.builder.call("dequantize", problem, c.place(x), c.place(node))
@@ -76,7 +76,9 @@ def _emit_dequantize(c: Any, node: Node) -> None:
 
 def _emit_table(c: Any, node: Node) -> None:
     x, table = node.args
-    problem = native.struct("ByteTableProblem", **_pixels(c, x), x_stride=c.stride(x), y_stride=c.stride(node))
+    problem = native.struct(
+        native.extension.ByteTableProblem, **_pixels(c, x), x_stride=c.stride(x), y_stride=c.stride(node)
+    )
     values = c.constants.form(c.entry(table), "table", lambda values: values.contiguous())
     c.builder.call("byte_table", problem, c.place(x), c.builder.constant(values), c.place(node))
 
@@ -84,7 +86,7 @@ def _emit_table(c: Any, node: Node) -> None:
 def _emit_add(c: Any, node: Node) -> None:
     a, b = node.args
     problem = native.struct(
-        "Int8AddProblem",
+        native.extension.Int8AddProblem,
         **_pixels(c, a), a_stride=c.stride(a), b_stride=c.stride(b), y_stride=c.stride(node), **node.kwargs,
     )  # fmt: skip
     c.builder.call("int8_add", problem, c.place(a), c.place(b), c.place(node))
@@ -93,12 +95,12 @@ def _emit_add(c: Any, node: Node) -> None:
 def _emit_pool(c: Any, node: Node) -> None:
     x, k = node.args[0], node.kwargs
     average = node.target is q.avg_pool2d
-    options: dict[str, Any] = {"mode": getattr(native.library().PoolMode, "average" if average else "max")}
+    options: dict[str, Any] = {"mode": getattr(native.extension.PoolMode, "average" if average else "max")}
     if average:
         options.update({name: k[name] for name in ("scale", "x_zero", "y_zero")})
         options.update(count_include_pad=int(k["count_include_pad"]), divisor_override=k["divisor_override"] or 0)
     problem = native.struct(
-        "Int8PoolProblem",
+        native.extension.Int8PoolProblem,
         **_sizes(c, x, node),
         **_pairs(
             kernel=k["kernel_size"], stride=k["stride"], pad=k["padding"], dilation=k.get("dilation", (1, 1))

@@ -21,13 +21,13 @@ OPERATORS = (
 
 def unavailable() -> str:
     """Why bfloat16 is no faster than float32 here; empty if it is."""
-    if native.extension is None:
+    if native.unavailable is not None:
         return str(native.unavailable)
     sizes = dict.fromkeys(("N", "H", "W", "R", "S", "P", "Q", "stride_h", "stride_w", "dilation_h", "dilation_w"), 1)
     problem = native.struct(
-        "Conv2dProblem", dtype=torch.bfloat16, **sizes, C=64, K=64, groups=1, x_stride=64, y_stride=64
+        native.extension.Conv2dProblem, dtype=torch.bfloat16, **sizes, C=64, K=64, groups=1, x_stride=64, y_stride=64
     )
-    return str(native.library().cpu.conv2d_reason("direct_bf16", problem, 1))
+    return str(native.extension.cpu.conv2d_reason("direct_bf16", problem, 1))
 
 
 def to_bfloat16(network: Network) -> None:

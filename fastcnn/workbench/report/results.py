@@ -174,7 +174,7 @@ def file_name(device: str = "cpu") -> str:
     """The name of this device's result file: amd-epyc-avx512-2-threads.json."""
     parts = [device_name(device)]
     if device == "cpu":
-        if native.extension is not None:
+        if native.unavailable is None:
             parts.append(native.extension.cpu.isa())
         threads = torch.get_num_threads()
         parts.append(f"{threads} thread{'s' if threads != 1 else ''}")
@@ -246,7 +246,7 @@ def about(device: str, ceilings: dict[str, Any], settings: dict[str, Any]) -> di
         "device": device_name(device),
         "kind": device,
         "threads": torch.get_num_threads(),
-        "isa": native.extension.cpu.isa() if native.extension is not None else None,
+        "isa": native.extension.cpu.isa() if native.unavailable is None else None,
         "versions": versions(),
         "commit": commit(),
         "load": os.getloadavg()[0],  # before the run: other work on the machine spoils every figure

@@ -113,7 +113,8 @@ def run(console: Console, networks: Sequence[str], batches: Sequence[int], effor
     """
     from rich.progress import track
 
-    native.library()
+    if native.unavailable is not None:
+        raise ImportError(native.unavailable)
     chosen = cases(networks, batches)
     checked = [check(case, effort) for case in track(chosen, "timing", console=console, transient=True)]
     table = Table("layer", "batch", "rule takes", "us", "fastest", "us", "loss", title_justify="left")
