@@ -1,6 +1,8 @@
-"""What mkdocs makes that no file in docs/ holds: the home page from README.md, and a page an operator.
+"""What mkdocs makes that no file in docs/ holds: the home page from README.md, and a page an operator in each language.
 
 An operator's page is its docstring, the kernels' files and the medians of the result files: nothing is typed twice.
+The Chinese pages, docs/zh, are a tree of their own: each language shows its own navigation, and leads to the same page
+in the other.
 """
 
 from __future__ import annotations
@@ -8,10 +10,12 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Navigation
 
 ROOT = Path(__file__).parents[1]
 OPS = ROOT / "fastcnn" / "ops"
@@ -30,18 +34,66 @@ def _public() -> list[str]:
 # A page, the folder of its sources, the function that documents it.
 OPERATORS = {name: (FOLDERS.get(name, name), name) for name in _public() if (OPS / FOLDERS.get(name, name)).is_dir()}
 KINDS = (("_cpu.cpp", "CPU, C++"), ("_cuda.cu", "NVIDIA GPU, CUDA C++"), ("triton_kernels.py", "NVIDIA GPU, Triton"))
+CHINESE = {
+    "Operators": "算子",
+    "A page each: formula, shapes, kernels, figures.": "每个算子一页：公式、形状、内核、数据。",
+    "Formula and shapes": "公式与形状",
+    "Kernels": "内核",
+    "PyTorch's own operators, to compare: backend": "用于对照的 PyTorch 自身算子：后端",
+    "Figures": "数据",
+    "Not in a result file yet.": "结果文件中尚无数据。",
+    "case": "用例",
+    "threads": "线程",
+}
+
+
+def _english(text: str) -> str:
+    return text
+
+
+def _chinese(text: str) -> str:
+    return CHINESE.get(text, text)
+
+
+Say = Callable[[str], str]
+LANGUAGES = (("", _english), ("zh/", _chinese))
 
 
 def on_config(config: Any) -> Any:
-    for entry in config.nav:
-        if "Operators" in entry:
-            entry["Operators"] = ["operators/index.md", *(f"operators/{name}.md" for name in OPERATORS)]
+    for entries, folder, title in ((config.nav, "", "Operators"), (config.nav[-1]["中文"], "zh/", "算子")):
+        [section] = (entry for entry in entries if title in entry)
+        section[title] = [f"{folder}operators/{page}.md" for page in ("index", *OPERATORS)]
     return config
 
 
+def on_nav(nav: Navigation, config: Any, files: Files) -> Navigation:
+    *english, chinese = nav.items
+    # The reference from docstrings is the same in both.
+    api = [item for item in english if item.title == "API"]
+    trees = {"en": Navigation(english, nav.pages), "zh": Navigation([*chinese.children, *api], nav.pages)}
+    trees["zh"].homepage = chinese.children[0]
+    config.extra["trees"] = trees
+    return nav
+
+
+def on_page_context(context: Any, page: Any, config: Any, nav: Navigation) -> Any:
+    language = "zh" if page.file.src_uri.startswith("zh/") else "en"
+    english = page.file.src_uri.removeprefix("zh/")
+    urls = {other.file.src_uri: other.url for other in nav.pages}
+    config.theme["language"] = language
+    config.extra["alternate"] = [
+        {"name": "English", "lang": "en", "link": urls.get(english, "./")},
+        {"name": "中文", "lang": "zh", "link": urls.get(f"zh/{english}", "zh/")},
+    ]
+    context["nav"] = config.extra["trees"][language]
+    return context
+
+
 def on_files(files: Files, config: Any) -> Files:
-    generated = {"index.md": _home(), "operators/index.md": _operators()}
-    generated |= {f"operators/{name}.md": _operator(name) for name in OPERATORS}
+    generated = {"index.md": _home()}
+    for folder, say in LANGUAGES:
+        generated[f"{folder}operators/index.md"] = _operators(say)
+        generated |= {f"{folder}operators/{name}.md": _operator(name, say) for name in OPERATORS}
     for path in (ROOT / "results/claims").glob("*.png"):
         files.append(File.generated(config, f"results/claims/{path.name}", content=path.read_bytes()))
     for path, text in generated.items():
@@ -50,9 +102,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    # From docs/PAGE and docs/zh/PAGE to what docs/ does not hold.
     markdown = markdown.replace("](../README.md", "](index.md").replace("](../results/", "](results/")
-    # What is on no page of the site is named by its path alone.
-    return re.sub(r"\[([^\]]+)\]\(\.\./(?!\.\.)[^)]*\)", r"\1", markdown)
+    return markdown.replace("](../../results/", "](../results/")
 
 
 def _home() -> str:
@@ -61,27 +113,30 @@ def _home() -> str:
     return re.sub(r"\[([^\]]+)\]\((?!https?:|#)([A-Z][A-Za-z]+|CONTRIBUTING\.md|CHANGELOG\.md)\)", r"\1", text)
 
 
-def _operators() -> str:
+def _operators(say: Say) -> str:
     lines = [f"- [`{name}`]({name}.md)" for name in OPERATORS]
-    return "# Operators\n\nA page each: formula, shapes, kernels, figures.\n\n" + "\n".join(lines) + "\n"
+    about = say("A page each: formula, shapes, kernels, figures.")
+    return f"# {say('Operators')}\n\n{about}\n\n" + "\n".join(lines) + "\n"
 
 
-def _operator(name: str) -> str:
+def _operator(name: str, say: Say) -> str:
     folder, function = OPERATORS[name]
-    parts = [f"# {name}\n\n## Formula and shapes\n\n::: fastcnn.functional.{function}\n", "## Kernels\n"]
+    parts = [f"# {name}\n\n## {say('Formula and shapes')}\n\n::: fastcnn.functional.{function}\n"]
+    parts.append(f"## {say('Kernels')}\n")
     sources = sorted((*(ROOT / "csrc/ops" / folder).iterdir(), *(ROOT / "fastcnn/ops" / folder).iterdir()))
     for ending, kind in KINDS:
         found = [path.relative_to(ROOT).as_posix() for path in sources if path.name.endswith(ending)]
         if found:
             parts.append(f"- {kind}: " + ", ".join(f"`{path}`" for path in found))
-    parts.append("- PyTorch's own operators, to compare: backend `reference`\n")
-    parts.append("## Figures\n")
-    tables = [table for path in sorted((ROOT / "results").glob("*.json")) if (table := _figures(path, name))]
-    parts += tables or ["Not in a result file yet."]
+    reference = say("PyTorch's own operators, to compare: backend")
+    parts.append(f"- {reference} `reference`\n")
+    parts.append(f"## {say('Figures')}\n")
+    tables = [table for path in sorted((ROOT / "results").glob("*.json")) if (table := _figures(path, name, say))]
+    parts += tables or [say("Not in a result file yet.")]
     return "\n".join(parts) + "\n"
 
 
-def _figures(path: Path, name: str) -> str:
+def _figures(path: Path, name: str, say: Say) -> str:
     """Medians in microseconds, fastcnn's and PyTorch's, of one device."""
     data = json.loads(path.read_text())
     cases: dict[str, dict[str, float]] = {}
@@ -89,7 +144,7 @@ def _figures(path: Path, name: str) -> str:
     for row in data.get("benchmarks", []):
         info = row["extra_info"]
         if info["kind"] == "op" and info["subject"] == name:
-            device = f"{info['device_name']}, {info['threads']} threads"
+            device = f"{info['device_name']}, {info['threads']} {say('threads')}"
             case = f"{info['label']}, batch {info['batch']}, {info['dtype']}"
             cases.setdefault(case, {})[info["contender"]] = 1e6 * row["stats"]["median"]
     lines = [
@@ -99,5 +154,5 @@ def _figures(path: Path, name: str) -> str:
     ]
     if not lines:
         return ""
-    head = "| case | fastcnn, us | PyTorch, us | PyTorch / fastcnn |\n|---|--:|--:|--:|\n"
+    head = f"| {say('case')} | fastcnn, us | PyTorch, us | PyTorch / fastcnn |\n|---|--:|--:|--:|\n"
     return f"{device} (`results/{path.name}`)\n\n{head}" + "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ In Markdown, a figure stands between two comments, in a line or as a block:
     <!-- end -->
 
 python -m fastcnn report --write-docs fills them in from results/*.json; a test fails if that would change a file.
+In docs/zh their words are Chinese.
 
     table networks          fastcnn, PyTorch and the other engines: medians at every batch
     table operators         fastcnn against PyTorch over the layers of the networks, an operator or kernel size a line
@@ -38,6 +39,7 @@ from typing import Any
 
 from fastcnn.workbench.claims import show
 from fastcnn.workbench.claims.record import load as load_claims
+from fastcnn.workbench.report import chinese
 from fastcnn.workbench.report.plots import network_cases
 from fastcnn.workbench.report.results import Results, Row
 from fastcnn.workbench.report.summary import NAMES, ORDER, geometric_mean, seconds, speed_up
@@ -94,6 +96,7 @@ def filled(text: str, folder: Path, name: str = "text") -> str:
         for results in choice:
             try:
                 figure = _FIGURES[" ".join(what[:2]) if what[0] == "table" else what[0]](results, *what[1:])
+                figure = chinese.translated(figure) if "docs/zh/" in Path(name).as_posix() else figure
                 return f"{match['open']}{figure}{match['close']}"
             except (KeyError, TypeError, IndexError) as error:
                 failure = failure or error
