@@ -245,13 +245,13 @@ def kernels(
     arch: Annotated[list[int] | None, typer.Option("--arch", help="With --compile: 80, 90, 100 or 120.")] = None,
 ) -> None:
     """Every kernel: operator, backend, name, dtypes, architectures, how it was verified."""
-    if compile:
-        with _reported("kernels"):
+    with _reported("kernels"):
+        if compile:
             _print_compile_table(arch or [80, 90, 100], every, only)
-    elif json:
-        print(json_module.dumps(list_kernels(), indent=2))
-    else:
-        _print_kernels()
+        elif json:
+            print(json_module.dumps(list_kernels(), indent=2))
+        else:
+            _print_kernels()
 
 
 @app.command()
@@ -365,18 +365,22 @@ def _reported(name: str) -> Iterator[None]:
         print(f"fastcnn {name}: interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
     except (ValueError, AssertionError, ImportError, OSError) as error:
-        print(f"fastcnn {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
+        # What commands share names one of them: "train: ..." of a folder that evaluate reads.
+        command, _, message = str(error).partition(": ")
+        commands = [each.name or getattr(each.callback, "__name__", "") for each in app.registered_commands]
+        print(f"fastcnn {name}: {message if command in commands else error}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
 def _print_compile_table(archs: list[int], every: bool, only: str) -> None:
     """What the compiler made of each Triton kernel: registers, shared memory, instructions, occupancy."""
     if importlib.util.find_spec("triton") is None:
-        console.print("kernels --compile: triton is not installed")
-        raise typer.Exit(1)
+        raise ImportError("--compile: triton is not installed")
     from fastcnn.workbench.verify import triton_sweep
 
     rows = triton_sweep.compile_table(archs, every=every, only=only)
+    if not rows:
+        raise ValueError(f"--only: no Triton kernel's name holds {only!r}")
     table = Table(*triton_sweep.COLUMNS, title="Triton kernels, compiled, not run", title_justify="left")
     for row in triton_sweep.table_rows(rows):
         table.add_row(*row)
@@ -421,16 +425,16 @@ def verify(
     and enters both into the hardware ledger: there the kernels that won are chosen from then on. About 5 minutes."""
     from fastcnn.workbench.verify import kernels as verification
 
-    if not torch.cuda.is_available():
-        console.print("verify: no GPU is visible; GPU kernels stay not yet run on hardware")
-        raise typer.Exit(1)
-    options = verification.Options(
-        backends=tuple(backends.split(",")), only=only, again=again, jobs=jobs, seconds=seconds, minutes=minutes,
-        races=races,
-    )  # fmt: skip
-    report = verification.verify(output, options, lambda line: console.print(line, highlight=False, markup=False))
-    for line in [*verification.summary(report), f"written to {output}"]:
-        console.print(line, highlight=False, markup=False)
+    with _reported("verify"):
+        if not torch.cuda.is_available():
+            raise ValueError("no GPU is visible; GPU kernels stay not yet run on hardware")
+        options = verification.Options(
+            backends=tuple(backends.split(",")), only=only, again=again, jobs=jobs, seconds=seconds, minutes=minutes,
+            races=races,
+        )  # fmt: skip
+        report = verification.verify(output, options, lambda line: console.print(line, highlight=False, markup=False))
+        for line in [*verification.summary(report), f"written to {output}"]:
+            console.print(line, highlight=False, markup=False)
     raise typer.Exit(1 if report.failed or report.lost_races else 0)
 
 

@@ -206,6 +206,33 @@ def test_classifying_refuses_in_a_sentence(tmp_path):
     assert "weights: cannot read" in refused("classify", picture, *options)
 
 
+def test_an_error_names_the_command_that_ran(tmp_path):
+    """Not the one whose code it shares."""
+    assert "is not a folder" in refused("evaluate", tmp_path / "none", "--model", "resnet18", "--weights", "w.pth")
+    assert "train: " not in refused("evaluate", tmp_path / "none", "--model", "resnet18", "--weights", "w.pth")
+    assert refused("tune", "--networks", "none", "--device", "cpu").startswith("fastcnn tune: unknown network 'none'")
+    pytest.importorskip("triton")
+    assert "no Triton kernel's name holds 'none'" in refused("kernels", "--compile", "--only", "none")
+
+
+def test_verifying_without_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no GPU is visible" in refused("verify")
+
+
+def test_an_interrupted_report_leaves_no_half_plot(monkeypatch, tmp_path):
+    figure = pytest.importorskip("matplotlib.figure")
+
+    def interrupted(self, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure.Figure, "savefig", interrupted)
+    results = sorted((Path(__file__).parents[1] / "results").glob("amd*.json"))[0]
+    assert run("report", results, "--output", tmp_path).exit_code == 130
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_demo_refuses_in_a_sentence(monkeypatch, tmp_path):
     pytest.importorskip("sklearn")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

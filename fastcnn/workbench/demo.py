@@ -186,7 +186,8 @@ def save_digit(digit: Tensor, path: Path) -> None:
 
     ink = (digit[0, 0] - train.BACKGROUND) / (train.INK - train.BACKGROUND)
     pixels = ((1 - ink.clamp(0, 1)) * 255).round().to(torch.uint8)
-    Image.fromarray(pixels.numpy()).resize((256, 256), Image.Resampling.BICUBIC).save(path)
+    with written_whole(path) as partial:
+        Image.fromarray(pixels.numpy()).resize((256, 256), Image.Resampling.BICUBIC).save(partial)
 
 
 def sample_photograph(path: Path) -> Any:
@@ -195,7 +196,8 @@ def sample_photograph(path: Path) -> Any:
     from sklearn.datasets import load_sample_image
 
     photograph = Image.fromarray(load_sample_image("china.jpg"))
-    photograph.save(path)
+    with written_whole(path) as partial:
+        photograph.save(partial)
     return photograph
 
 

@@ -37,6 +37,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastcnn.core.files import write_whole
 from fastcnn.workbench.claims import show
 from fastcnn.workbench.claims.record import load as load_claims
 from fastcnn.workbench.report import chinese
@@ -62,7 +63,7 @@ def write(root: Path) -> list[Path]:
         old = document.read_text("utf-8")
         new = filled(old, root / "results", str(document))
         if new != old:
-            document.write_text(new, "utf-8")
+            write_whole(document, new)
             changed.append(document)
     return changed
 

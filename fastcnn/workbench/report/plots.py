@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastcnn.core.files import written_whole
 from fastcnn.workbench.report.cases import FIVE, NETWORKS
 from fastcnn.workbench.report.results import Results, Row
 from fastcnn.workbench.report.roofline import Ceilings
@@ -81,7 +82,8 @@ def draw(results: Results, folder: Path) -> dict[str, Path]:
                 continue
             device = results.path.stem if results.path else "results"
             drawn[name] = folder / f"{device}-{name}.png"
-            figure.savefig(drawn[name])
+            with written_whole(drawn[name]) as partial:
+                figure.savefig(partial)
             plt.close(figure)
     return drawn
 
