@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,7 +35,7 @@ def run(dtype, config, n, h, w, c, k, conv, pool, *, activation="relu", bias=Tru
     problem = ops.conv2d_max_pool2d.infer((*tensors, None), params)
     pooled = problem.second
     y = Slice(n, pooled.P, pooled.Q, k, dtype, before=3, after=8, seed=3)
-    problem = problem._replace(second=pooled._replace(y_stride=y.stride))
+    problem = replace(problem, second=pooled._replace(y_stride=y.stride))
     fused = Conv2dMaxPool2d(problem, allow_tf32=False, config=config)
     fused(x.nchw, fused.pack(weight), b, y.nchw)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,7 +101,7 @@ def test_lrn_max_pool2d(sizes, dtype, params):
     x = special(Slice(n, h, w, c, dtype, before=before, after=after, seed=1))
     problem = ops.lrn_max_pool2d.infer((x.nchw, None), ops.lrn_max_pool2d.normalise((x.nchw,), params))
     y = Slice(n, problem.second.P, problem.second.Q, c, dtype, before=after, after=before, seed=2)
-    problem = problem._replace(second=problem.second._replace(y_stride=y.stride))
+    problem = replace(problem, second=problem.second._replace(y_stride=y.stride))
     lrn_max_pool2d(problem)(x.nchw, y.nchw)
     if n:
         lrn, pool = params
