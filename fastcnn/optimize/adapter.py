@@ -47,11 +47,17 @@ def adapt(network: Network) -> None:
 
 
 def _counterpart(network: Network, node: Node) -> Node | None:
+    if any(_is_empty(value(n)) for n in (node, *node.all_input_nodes)):
+        return None  # kernels take an empty batch and nothing else that is empty; there is nothing to gain
     if node.target is operator.getitem:
         return _part(network, node)
     name = _name(node)
     rule = RULES.get(name)
     return None if rule is None else rule(network, node, **_arguments(node))
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() == 0
 
 
 def _name(node: Any) -> str:
@@ -377,7 +383,7 @@ def pad(n: Network, node: Node, input: Node, pad: Sequence[int], value: Any = 0)
 
 
 def _lay_out(network: Network) -> None:
-    """Operators whose result depends on how their argument lies in memory get it as the model had it."""
+    """Operators that ask how their argument lies in memory, for their result or at all, get it as the model had it."""
     for node in list(network.graph.nodes):
         if _name(node) in LAID_OUT and not is_constant(node.args[0]):
             source = node.args[0]
@@ -386,7 +392,9 @@ def _lay_out(network: Network) -> None:
             node.replace_input_with(source, held)
 
 
-LAID_OUT = frozenset(["as_strided", "as_strided_scatter", "view_as_complex", "view_as_real"])
+LAID_OUT = frozenset(
+    ["as_strided", "as_strided_scatter", "native_group_norm", "view_as_complex", "view_as_real"]
+)  # fmt: skip
 
 
 # ---- fastcnn's own operators ---------------------------------------------------------------------------------

@@ -265,9 +265,10 @@ class _Recorder(TorchDispatchMode):
                 raise Uncapturable("memory is written that other tensors share in a way unseen")
             func, rest, kwargs, index = value.view
             meta = value.node.meta["val"]
-            node = self.network.graph.call_function(func, (self._current(value.parent), *rest), kwargs)
+            whole = self._current(value.parent)
+            node = self.network.graph.call_function(func, (whole, *rest), kwargs)
             if index is not None:
-                node.meta["val"] = None
+                node.meta["val"] = meta_like(func(whole.meta["val"], *rest, **kwargs))
                 node = self.network.graph.call_function(operator.getitem, (node, index))
             node.meta["val"] = meta
             value.node, value.version = node, value.storage.version

@@ -164,7 +164,7 @@ class Constants:
                 if not entry.own:
                     raise Moved
                 with torch.inference_mode(False), torch.no_grad():
-                    there.copy_(here)
+                    _once(there).copy_(_once(here))
         entry.value = old
 
 
@@ -191,6 +191,14 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [t for t in value if isinstance(t, Tensor)] if isinstance(value, tuple | list) else []
+
+
+def _once(tensor: Tensor) -> Tensor:
+    """The elements of an expanded tensor, each once."""
+    for dim, stride in enumerate(tensor.stride()):
+        if stride == 0 and tensor.shape[dim] > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def _same_memory(a: Any, b: Any) -> bool:

@@ -26,6 +26,7 @@ from fastcnn.optimize import vocabulary as v
 from fastcnn.optimize.constants import Constants, Entry
 from fastcnn.optimize.network import Network, Node, is_constant, value
 from fastcnn.optimize.report import Row
+from fastcnn.optimize.results import Move, moves
 
 # ---- steps -------------------------------------------------------------------------------------------------
 
@@ -133,27 +134,6 @@ def _is_channels_first(x: Any) -> bool:
     return isinstance(x, Tensor) and x.dim() == 4 and x.is_contiguous() and layout.pixel_stride(x) is None
 
 
-def _groups(tensors: Sequence[Any]) -> list[int]:
-    """For each tensor the first one in the list that shares its storage."""
-    first: dict[int, int] = {}
-    return [first.setdefault(t.untyped_storage()._cdata, i) for i, t in enumerate(tensors)]
-
-
-def _same_order(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape have the same strides, where a dimension has more than one element."""
-    return all(s == t for n, s, t in zip(a.shape, a.stride(), b.stride(), strict=True) if n > 1)
-
-
-def _is_dense_form(form: Tensor) -> bool:
-    """Whether the strides are those of a tensor without gaps or overlaps."""
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(form.stride(), form.shape, strict=True) if n != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
-
-
 def _strides(shape: Sequence[int], view: View) -> tuple[int, ...]:
     if len(shape) == 2:
         return view.stride, 1
@@ -191,7 +171,7 @@ class Program:
         self._steps: list[TorchStep | PlanStep] = []
         self.rows: list[Row] = []
         self._alone: PlanStep | None = None
-        self._finish: list[tuple[int, tuple[int, ...] | None]] = []  # results to copy, each with its strides
+        self._moves: list[Move] = []  # so that results lie and share memory as the model's do
         self._compile(self._global_reason(inputs))
         constants.release()
         if len(self._steps) == 1 and isinstance(self._steps[0], PlanStep):
@@ -210,10 +190,8 @@ class Program:
             for node in step.frees:
                 del values[node]
         results = [values[node] for node in self._results]
-        for i, strides in self._finish:
-            x = results[i]
-            y = torch.empty_like(x) if strides is None else x.new_empty_strided(x.shape, strides)
-            results[i] = y.copy_(x)
+        for move in self._moves:
+            move.run(inputs, results)
         return results
 
     @property
@@ -221,28 +199,15 @@ class Program:
         return [step.plan for step in self._steps if isinstance(step, PlanStep)]
 
     def settle(self, inputs: Sequence[Tensor], model_gave: Sequence[Tensor], forms: Sequence[Tensor]) -> list[Any]:
-        """Runs once and finds what must be copied, so that results lie and share memory as the model's do.
-
-        model_gave: what the model gave for the inputs; forms: tensors in the strides it gave them.
-        """
+        """Runs once and sees to it that results lie and share memory as the model's do: see `moves`."""
         results = self(inputs)
-        memory = _groups([*inputs, *results])[len(inputs) :]
-        wanted = _groups([*inputs, *model_gave])[len(inputs) :]
-        for i, (result, form) in enumerate(zip(results, forms, strict=True)):
-            others = [j for j in range(len(results)) if j != i and results[j] is not result]
-            shares = any(memory[j] == memory[i] and wanted[j] != wanted[i] for j in others)
-            given = memory[i] < len(inputs) and memory[i] != wanted[i]
-            padded = result.untyped_storage().nbytes() > result.numel() * result.element_size()
-            owned = model_gave[i].untyped_storage().nbytes() == result.numel() * result.element_size()
-            strides = None if _same_order(result, form) or not _is_dense_form(form) else form.stride()
-            if strides is not None or shares or given or (padded and owned) or i in self._frozen:
-                self._finish.append((i, strides))
+        self._moves = moves(inputs, results, model_gave, forms, self._frozen)
         self._alone = self._only_step()
-        return self(inputs) if self._finish else results
+        return self(inputs) if self._moves else results
 
     def _only_step(self) -> PlanStep | None:
         """The plan that is the whole network, its inputs in order and its one result: no table of values is needed."""
-        if len(self._steps) != 1 or self._finish or not isinstance(self._steps[0], PlanStep):
+        if len(self._steps) != 1 or self._moves or not isinstance(self._steps[0], PlanStep):
             return None
         step = self._steps[0]
         if len(step.outputs) != 1 or not step.outputs[0].whole or [n for n, _ in step.inputs] != self._placeholders:
