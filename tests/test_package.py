@@ -85,7 +85,9 @@ def test_the_wheel_of_the_source_distribution_runs_in_an_empty_environment(sdist
     # torch and the other dependencies are those of this environment, at the end of the path; an editable fastcnn
     # beside them stays out of sight, because files that end in .pth are not read there.
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", env=environment).strip()
-    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # A statement, not the path itself, which Python reads as ASCII in the C locale.
+    dependencies = f"import sys; sys.path.append({sysconfig.get_path('purelib')!a})\n"
+    (Path(site) / "dependencies.pth").write_text(dependencies)
     version = run(python, "-c", TRIAL, cwd=tmp_path, env=environment).strip()
     assert built.name.startswith(f"fastcnn-{version}-")
     assert "none visible" in run(tmp_path / "empty/bin/fastcnn", "info", cwd=tmp_path, env=environment)
