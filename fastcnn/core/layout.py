@@ -89,13 +89,16 @@ def output_stride(out: Tensor | None, C: int, *inputs: Tensor | None) -> int | N
     return pixel_stride(out)
 
 
-def dense_alike(a: Tensor, b: Tensor) -> bool:
-    """Whether both tensors fill one run of memory in the same order, so that they can be read as flat arrays."""
-    if a.stride() != b.stride():
-        return False
+def is_gapless(tensor: Tensor) -> bool:
+    """Whether the strides, in whatever order, are those of a tensor without gaps or overlaps."""
     expected = 1
-    for stride, size in sorted((st, sz) for st, sz in zip(a.stride(), a.shape, strict=True) if sz != 1):
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
         if stride != expected:
             return False
         expected *= size
     return True
+
+
+def dense_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether both tensors fill one run of memory in the same order, so that they can be read as flat arrays."""
+    return a.stride() == b.stride() and is_gapless(a)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fastcnn.core import layout
+
 
 @dataclass
 class Part:
@@ -110,7 +112,7 @@ def _lies_at(result: Tensor, part: Part, start: int) -> bool:
 def _is_alone(result: Tensor, given: Tensor, form: Tensor) -> bool:
     """Whether a result lies as the model's, with no more memory than that."""
     padded, owned = (t.untyped_storage().nbytes() > t.numel() * t.element_size() for t in (result, given))
-    return (same_order(result, form) or not is_dense(form)) and (not padded or owned)
+    return (same_order(result, form) or not layout.is_gapless(form)) and (not padded or owned)
 
 
 def _storages(tensors: Sequence[Any]) -> list[int]:
@@ -122,13 +124,3 @@ def _storages(tensors: Sequence[Any]) -> list[int]:
 def same_order(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape have the same strides, where a dimension has more than one element."""
     return all(s == t for n, s, t in zip(a.shape, a.stride(), b.stride(), strict=True) if n > 1)
-
-
-def is_dense(form: Tensor) -> bool:
-    """Whether the strides are those of a tensor without gaps or overlaps."""
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(form.stride(), form.shape, strict=True) if n != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
