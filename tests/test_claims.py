@@ -232,6 +232,7 @@ def test_networks_without_normalisation_have_none():
         assert not torch.allclose(one(x), other(x))
 
 
+@pytest.mark.slow
 def test_normalisation(monkeypatch):
     monkeypatch.setattr(normalisation, "NETWORKS", (("alexnet", "paper"),))
     monkeypatch.setattr(normalisation, "LAYERS", (("small", 8, 9),))
@@ -283,6 +284,7 @@ def test_pictures_are_the_counted_ink():
     assert likeness > 0.97
 
 
+@pytest.mark.slow
 def test_depth(monkeypatch, tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
@@ -302,6 +304,7 @@ def test_depth(monkeypatch, tmp_path):
     assert plots.draw({"6": entry}, tmp_path / "x.json")[0].read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_two_devices(monkeypatch):
     monkeypatch.setattr(two_devices, "INFERENCE", (1,))
     monkeypatch.setattr(two_devices, "TRAINING", (1,))

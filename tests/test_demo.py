@@ -63,7 +63,7 @@ def test_the_table_fits_a_narrow_terminal():
     assert all(cell in capture.get() for cell in cells)
 
 
-@pytest.mark.parametrize("variant", ["paper", "modern"])
+@pytest.mark.parametrize("variant", [pytest.param("paper", marks=pytest.mark.slow), "modern"])
 def test_the_whole_demo_on_a_small_network(variant, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo, "NETWORKS", (("resnet20_cifar", "A"),))
     output = tmp_path / "new" / "folder"

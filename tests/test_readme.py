@@ -56,7 +56,11 @@ def test_make_targets_exist():
     assert set(used) <= set(targets)
 
 
-def test_commands_run(tmp_path, monkeypatch):
+MEASURES = ("bench", "tune", "claims")  # take most of a minute together, however short each measurement is
+
+
+@pytest.mark.parametrize("measures", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_commands_run(measures, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     pytest.importorskip("PIL")
     monkeypatch.chdir(tmp_path)
@@ -64,11 +68,11 @@ def test_commands_run(tmp_path, monkeypatch):
     demo.save_digit(train.load_digits().images[:1], tmp_path / "digit.png")
     safetensors.torch.save_file(resnet50().state_dict(), "resnet50.safetensors")
     for command in COMMANDS:
-        if command[0] == "make":
+        if command[0] == "make" or (command[3] in MEASURES) != measures:
             continue
         result = CliRunner().invoke(app, [*command[3:], *SHORTER.get(command[3], [])])
         assert result.exit_code == 0, f"{command}: {result.output} {result.stderr}"
-    assert (tmp_path / "lenet5.safetensors").exists()
+    assert measures or (tmp_path / "lenet5.safetensors").exists()
 
 
 def test_the_table_has_every_operator_and_no_more_than_is_true():

@@ -65,7 +65,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, schedule="plateau", ema=0.9, workers=2)])
+@pytest.mark.parametrize(
+    "settings",
+    [SETTINGS, pytest.param(replace(SETTINGS, schedule="plateau", ema=0.9, workers=2), marks=pytest.mark.slow)],
+)
 def test_a_killed_run_goes_on_with_equal_bits(folder, tmp_path, settings):
     run.train(folder, tmp_path / "whole", settings, lambda line: None)
 
@@ -246,6 +249,7 @@ def test_crops_have_the_networks_size(folder, crop, model):
     assert ten.image.shape[0] == 10
 
 
+@pytest.mark.slow
 def test_evaluation_by_crops_and_ensembles(folder, tmp_path):
     run.train(folder, tmp_path, replace(SETTINGS, epochs=4), lambda line: None)
     settings = evaluate.settings_for("resnet20_cifar", None, 16, 8, 0)

@@ -60,7 +60,7 @@ def compare(rank: int, variant: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("variant", ["paper", "textbook"])
+@pytest.mark.parametrize("variant", ["paper", pytest.param("textbook", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(variant: str, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(compare, args=(variant, str(tmp_path)), nprocs=2)
 

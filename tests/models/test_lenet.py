@@ -124,7 +124,7 @@ def test_prediction_is_the_nearest_prototype_or_the_largest_logit() -> None:
     assert torch.equal(modern.predict(x), modern(x).argmax(1))
 
 
-@pytest.mark.parametrize("loss", [map_loss, right_class_loss])
+@pytest.mark.parametrize("loss", [map_loss, pytest.param(right_class_loss, marks=pytest.mark.slow)])
 def test_learns_real_digits(loss) -> None:
     """Three passes over half of scikit-learn's digits: far above the 10 % of chance, with either loss."""
     torch.manual_seed(0)
