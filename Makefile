@@ -34,11 +34,15 @@ demo: $(VENV)/tools
 	$(if $(shell nvidia-smi -L 2>/dev/null),,FASTCNN_CUDA=0) $(INSTALL) '.[demo]'
 	$(BIN)/python -m fastcnn demo --output demo
 
+# Two processes of several threads each: threads that spin while they wait for work take the cores from those that
+# have some, and the tests half as long again.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
+
 test: $(VENV)/tested
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 slow: $(VENV)/tested
-	$(BIN)/python -m pytest -n 2 -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 lint: $(VENV)/tools
 	$(PIP) 'numpy' 'typer' 'rich' 'safetensors' -r requirements/lint.txt
