@@ -43,7 +43,7 @@ void bind_processor(py::module_& m) {
   m.doc() = "CPU kernels. Addresses are ints, 0 where there is none; every kernel releases the GIL.";
   m.def("isa", [] { return isa_name(isa()); });
   m.def("set_isa", &set_isa,
-        "For tests: \"avx512\", \"avx2\" or \"baseline\"; packed weights must be packed again.");
+        "For tests: \"amx\", \"avx512\", \"avx2\" or \"baseline\"; packed weights must be packed again.");
   m.def(
       "caches", [] { return std::make_tuple(caches().l1, caches().l2, caches().l3); },
       "Bytes of the first, second and third level.");
@@ -51,7 +51,7 @@ void bind_processor(py::module_& m) {
       "isas",
       [] {
         std::vector<std::string> names;
-        for (Isa isa : {Isa::avx512, Isa::avx2, Isa::baseline})
+        for (Isa isa : {Isa::amx, Isa::avx512, Isa::avx2, Isa::baseline})
           if (isa_available(isa)) names.push_back(isa_name(isa));
         return names;
       },

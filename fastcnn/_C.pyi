@@ -547,7 +547,7 @@ class cpu:
     def scale_channels(arg0: ScaleChannelsProblem, /, threads: int, output: object = None) -> Call: ...
     @staticmethod
     def set_isa(arg0: str, /) -> None:
-        """For tests: "avx512", "avx2" or "baseline"; packed weights must be packed again."""
+        """For tests: "amx", "avx512", "avx2" or "baseline"; packed weights must be packed again."""
 
     @staticmethod
     def set_winograd_tolerance(tolerance: float) -> None:

@@ -3,6 +3,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <atomic>
 #include <cstdlib>
@@ -12,7 +16,7 @@
 namespace fastcnn {
 namespace {
 
-constexpr Isa kBestFirst[] = {Isa::avx512, Isa::avx2, Isa::baseline};
+constexpr Isa kBestFirst[] = {Isa::amx, Isa::avx512, Isa::avx2, Isa::baseline};
 
 Isa parse(const std::string& name, const std::string& source) {
   std::string available;
@@ -44,6 +48,20 @@ bool has_f16c() {
   unsigned eax, ebx, ecx, edx;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
+
+// Linux gives a process AMX's registers, 8 KB a thread to be kept at each switch, when it asks for them.
+bool may_use_amx() {
+#if defined(__linux__)
+  constexpr unsigned kTile = 1 << 24, kBytes = 1 << 25, kBFloat16 = 1 << 22;
+  constexpr unsigned kWanted = kTile | kBytes | kBFloat16;
+  constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kWanted) == kWanted &&
+         syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 #endif
 
 }  // namespace
@@ -52,6 +70,8 @@ Isa isa() { return current().load(std::memory_order_relaxed); }
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::amx:
+      return "amx";
     case Isa::avx512:
       return "avx512";
     case Isa::avx2:
@@ -62,11 +82,11 @@ const char* isa_name(Isa isa) {
   return "?";
 }
 
-int simd_floats(Isa isa) { return isa == Isa::avx512 ? 16 : isa == Isa::avx2 ? 8 : 4; }
+int simd_floats(Isa isa) { return isa >= Isa::avx512 ? 16 : isa == Isa::avx2 ? 8 : 4; }
 
 bool has_bf16_dot() {
 #if defined(__x86_64__)
-  return isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+  return isa() >= Isa::avx512 && __builtin_cpu_supports("avx512bf16");
 #else
   return false;
 #endif
@@ -74,7 +94,7 @@ bool has_bf16_dot() {
 
 bool has_vnni() {
 #if defined(__x86_64__)
-  return isa() == Isa::avx512 && __builtin_cpu_supports("avx512vnni");
+  return isa() >= Isa::avx512 && __builtin_cpu_supports("avx512vnni");
 #else
   return false;
 #endif
@@ -82,6 +102,11 @@ bool has_vnni() {
 
 bool isa_available(Isa isa) {
 #if defined(__x86_64__)
+  if (isa == Isa::amx) {
+    static const bool may = may_use_amx();
+    return may && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+           isa_available(Isa::avx512);
+  }
   if (isa == Isa::avx512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&

@@ -8,7 +8,8 @@
 //   FASTCNN_SELECT(lrn)(problem, x, y, threads);
 //
 // AVX512-BF16 has a namespace too, fastcnn::avx512_bf16, of FASTCNN_BF16_SOURCES alone: their callers ask
-// has_bf16_dot(). So has AVX512-VNNI: fastcnn::avx512_vnni, FASTCNN_VNNI_SOURCES, has_vnni().
+// has_bf16_dot(). So has AVX512-VNNI: fastcnn::avx512_vnni, FASTCNN_VNNI_SOURCES, has_vnni(). AMX, too:
+// fastcnn::amx, every ops/*/*_amx.cpp, isa() == Isa::amx; all else of Isa::amx is that of AVX-512.
 //
 // Such a source includes no header that defines inline functions or templates outside that namespace (so no
 // <algorithm>, <vector>, <cmath>): the linker keeps one copy of each, which may be the AVX-512 one, and then
@@ -17,15 +18,15 @@
 
 namespace fastcnn {
 
-enum class Isa { baseline, avx2, avx512 };
+enum class Isa { baseline, avx2, avx512, amx };
 
 // The chosen one: the best that this processor has, or what FASTCNN_CPU_ISA or set_isa() demanded.
 Isa isa();
 const char* isa_name(Isa isa);
 int simd_floats(Isa isa);        // floats in a vector: kWidth of its namespace
-bool has_bf16_dot();             // isa() is avx512, and this processor has AVX512-BF16 too
-bool has_vnni();                 // isa() is avx512, and this processor has AVX512-VNNI too
-bool isa_available(Isa isa);     // compiled in, and this processor has it
+bool has_bf16_dot();             // isa() is avx512 or above, and this processor has AVX512-BF16 too
+bool has_vnni();                 // isa() is avx512 or above, and this processor has AVX512-VNNI too
+bool isa_available(Isa isa);     // compiled in, this processor has it, and the system lets us use it
 void set_isa(const char* name);  // throws std::invalid_argument, in one sentence, if unknown or unavailable
 
 }  // namespace fastcnn
@@ -42,7 +43,7 @@ void set_isa(const char* name);  // throws std::invalid_argument, in one sentenc
   __VA_ARGS__;                    \
   }
 #define FASTCNN_SELECT(name)                                            \
-  (::fastcnn::isa() == ::fastcnn::Isa::avx512 ? ::fastcnn::avx512::name \
+  (::fastcnn::isa() >= ::fastcnn::Isa::avx512 ? ::fastcnn::avx512::name \
    : ::fastcnn::isa() == ::fastcnn::Isa::avx2 ? ::fastcnn::avx2::name   \
                                               : ::fastcnn::baseline::name)
 #else

@@ -17,6 +17,7 @@ from fastcnn import _C
 
 ALGORITHMS = _C.cpu.conv2d_algorithms()
 WINOGRAD = [name for name in ALGORITHMS if name.startswith("winograd")]
+OF_BFLOAT16 = ("direct_amx", "direct_bf16")  # which take nothing else
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SENTINEL = 777.0  # exact in every dtype
 
@@ -224,7 +225,7 @@ def test_against_float64(isa: str, name: str, dtype: torch.dtype) -> None:
     if name == "direct":
         assert len(cases) == len(CASES), "direct takes every problem"
     else:
-        assert cases or dtype != torch.float32 or name == "direct_bf16", f"no case tests {name}"
+        assert cases or dtype != torch.float32 or name in OF_BFLOAT16, f"no case tests {name}"
     for case in cases:
         check(case, name)
 
@@ -239,7 +240,7 @@ def test_nan_and_infinity_go_where_they_belong(isa: str, name: str) -> None:
         Case(C=48, K=48, groups=6, activation="relu"),
         Case(C=48, K=48, groups=3, stride=(2, 2)),
     ):
-        if name == "direct_bf16":
+        if name in OF_BFLOAT16:
             case = replace(case, dtype=torch.bfloat16)
         if not capable(case, name):
             continue
@@ -409,7 +410,7 @@ def test_bfloat16_products_where_the_processor_has_them() -> None:
     finally:
         _C.cpu.set_isa(before)
     flags = Path("/proc/cpuinfo")
-    if before == "avx512" and flags.exists() and "avx512_bf16" in flags.read_text("utf-8"):
+    if before in ("amx", "avx512") and flags.exists() and "avx512_bf16" in flags.read_text("utf-8"):
         assert _C.cpu.conv2d_reason("direct_bf16", problem, 2) == ""
         assert any(capable(replace(case, dtype=torch.bfloat16), "direct_bf16") for case in CASES)
     odd = Run(Case(C=10, K=10, groups=2, dtype=torch.bfloat16)).problem()

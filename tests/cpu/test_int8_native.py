@@ -179,7 +179,7 @@ def test_conv2d_errors_in_words() -> None:
             setattr(struct, field, value)
         with pytest.raises(ValueError, match=message):
             _C.cpu.Int8Conv2d(struct)
-    with pytest.raises(ValueError, match="kernel 'fast': unknown; the kernels are vnni, pairs and depthwise"):
+    with pytest.raises(ValueError, match="kernel 'fast': unknown; the kernels are amx, vnni, pairs and depthwise"):
         _C.cpu.Int8Conv2d(conv.problem(), "fast")
 
 

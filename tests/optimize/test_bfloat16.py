@@ -52,7 +52,7 @@ def test_no_more_error_than_the_model_in_bfloat16() -> None:
         assert got.dtype is torch.float32
         assert 1e-4 < error(got, wanted) <= 1.2 * error(plain, wanted)
     report = str(fastcnn.explain(fast, x))
-    assert "direct_bf16" in report
+    assert "direct_bf16" in report or "direct_amx" in report
     assert x.dtype is torch.float32
     assert all(p.dtype is torch.float32 for p in model.parameters())
 

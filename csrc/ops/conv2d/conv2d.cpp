@@ -27,6 +27,7 @@ const Algorithm kAlgorithms[] = {
     {"narrow_groups", 0, 0, 0, FASTCNN_KERNEL(narrow_groups_conv2d)},
     {"narrow", 0, 0, 0, FASTCNN_KERNEL(narrow_conv2d)},
 #if defined(__x86_64__)
+    {"direct_amx", 0, 0, 0, []() -> const Conv2dKernel& { return amx::amx_conv2d; }},
     {"direct_bf16", 0, 0, 0, []() -> const Conv2dKernel& { return avx512_bf16::direct_conv2d; }},
 #endif
     {"staged", 0, 0, 0, FASTCNN_KERNEL(staged_conv2d)},
@@ -104,6 +105,12 @@ std::string incapable(const Algorithm& algorithm, const Conv2dProblem& p) {
     // Its sums are not cut into runs, so a longer one would err more than the other algorithms'.
     if (p.C * p.R * p.S > 256) return "sums at most 256 products, here " + std::to_string(p.C * p.R * p.S);
   }
+  if (name == "direct_amx") {
+    if (p.dtype != DType::bfloat16) return "needs bfloat16 input";
+    if (isa() != Isa::amx)
+      return "needs AMX, which this processor or system lacks or FASTCNN_CPU_ISA excludes";
+    if (p.groups > 1) return "needs groups = 1, it is " + std::to_string(p.groups);
+  }
   if (name == "direct_bf16") {
     if (p.dtype != DType::bfloat16) return "needs bfloat16 input";
     if (!has_bf16_dot()) return "needs AVX512-BF16, which this processor lacks or FASTCNN_CPU_ISA excludes";
@@ -143,9 +150,11 @@ double estimate(const Algorithm& algorithm, const Conv2dProblem& p, int threads)
     points = side * side;
     transformed = rows * points * (p.C + p.K);
   }
-  const double width = std::string(algorithm.name) == "direct_bf16" ? 2 : 1;  // elements where fp32 has one
-  const double multiply = 2 * rows * points * channels / (kFlops * width * threads);
-  const double weights = 4 / width * points * channels / kWeightBytes;
+  const std::string name = algorithm.name;
+  const double faster = name == "direct_amx" ? 16 : name == "direct_bf16" ? 2 : 1;
+  const double weight_bytes = name == "direct_amx" || name == "direct_bf16" ? 2 : 4;
+  const double multiply = 2 * rows * points * channels / (kFlops * faster * threads);
+  const double weights = weight_bytes * points * channels / kWeightBytes;
   return (multiply > weights ? multiply : weights) + transformed / (kTransformed * threads);
 }
 

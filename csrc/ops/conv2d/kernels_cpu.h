@@ -43,4 +43,7 @@ FASTCNN_FOR_EACH_ISA(extern const Conv2dKernel direct_conv2d, winograd_f2_conv2d
 namespace fastcnn::avx512_bf16 {
 extern const Conv2dKernel direct_conv2d;
 }
+namespace fastcnn::amx {
+extern const Conv2dKernel amx_conv2d;
+}
 #endif

@@ -9,16 +9,21 @@ namespace {
 std::string reason(const std::string& name, const Int8Conv2dProblem& p) {
   if (name == "vnni")
     return has_vnni() ? "" : "this processor, or the instruction set chosen, has no AVX512-VNNI";
+  if (name == "amx") {
+    if (isa() != Isa::amx) return "this processor, system or the instruction set chosen has no AMX";
+    return p.groups == 1 ? "" : "it is for one group";
+  }
   if (name == "pairs") return "";
   if (name == "depthwise") {
     if (p.groups != p.C || p.groups != p.K) return "it is for one channel in and out a group";
     return p.R * p.S <= 512 ? "" : "sums of more than 512 taps are not exact in fp32";
   }
-  return "unknown; the kernels are vnni, pairs and depthwise";
+  return "unknown; the kernels are amx, vnni, pairs and depthwise";
 }
 
 const Int8Conv2dKernel* kernel_of(const std::string& name) {
 #if defined(__x86_64__)
+  if (name == "amx") return &amx::int8_conv2d;
   if (name == "vnni") return &avx512_vnni::int8_conv2d;
 #endif
   if (name == "pairs") return &FASTCNN_SELECT(int8_conv2d);
@@ -51,12 +56,12 @@ void check_problem(const Int8Conv2dProblem& p) {
 
 }  // namespace
 
-std::vector<std::string> conv2d_int8_kernels() { return {"depthwise", "vnni", "pairs"}; }
+std::vector<std::string> conv2d_int8_kernels() { return {"depthwise", "amx", "vnni", "pairs"}; }
 
 Int8Conv2d::Int8Conv2d(const Int8Conv2dProblem& problem, const std::string& name) : problem_(problem) {
   check_problem(problem);
   std::string against;
-  for (const char* candidate : {"depthwise", "vnni", "pairs"}) {
+  for (const char* candidate : {"depthwise", "amx", "vnni", "pairs"}) {
     if (!name.empty() && name != candidate) continue;
     against = reason(candidate, problem);
     if (against.empty()) {

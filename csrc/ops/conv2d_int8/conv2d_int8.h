@@ -39,8 +39,9 @@ struct Int8Conv2dKernel {
               void* y, int threads);
 };
 
-// Names of the kernels, best first. vnni: an instruction adds four products; pairs: two, of bytes widened to
-// 16 bits, because vpmaddubsw saturates (255 * 127 * 2 > 32767); depthwise: one channel a group.
+// Names of the kernels, best first. depthwise: one channel a group; amx: an instruction multiplies tiles of 16
+// rows by 64 bytes; vnni: one adds four products; pairs: two, of bytes widened to 16 bits, because vpmaddubsw
+// saturates (255 * 127 * 2 > 32767).
 std::vector<std::string> conv2d_int8_kernels();
 
 // One problem and one kernel; immutable, so several threads may run it at once.
@@ -73,6 +74,9 @@ FASTCNN_FOR_EACH_ISA(extern const Int8Conv2dKernel int8_conv2d, int8_depthwise_c
 
 #if defined(__x86_64__)
 namespace fastcnn::avx512_vnni {
+extern const Int8Conv2dKernel int8_conv2d;
+}
+namespace fastcnn::amx {
 extern const Int8Conv2dKernel int8_conv2d;
 }
 #endif
