@@ -43,34 +43,38 @@ FASTCNN_INLINE void release_tiles() { _tile_release(); }
       _tile_dpbf16ps(sums, a, b);   \
   } while (0)
 
-// sums[row][column]: what `rows` rows of A, a_pitch bytes apart, and NV vectors of columns make: int32 of u8
-// by s8 (kBytes), or float of bfloat16. b: [steps][NV][16][64 bytes], a line holding four bytes or two
+// sums[row][column]: what rows of A, a_pitch bytes apart, and NV vectors of columns make: int32 of u8 by s8
+// (kBytes), or float of bfloat16. A row is `runs` runs of `steps` steps, which begin at rows + offsets[run].
+// b: [runs * steps][NV][16][64 bytes], a line holding four bytes or two
 // bfloat16 of each column. shape_tiles(rows) must have been called. next: weights to be wanted soon.
 template <bool kBytes, bool kTwo, int NV>
-FASTCNN_INLINE void multiply_tiles(int64_t steps, const char* a, int64_t a_pitch, const char* b, char* sums,
-                                   int64_t sums_pitch, const char* next) {
-  const char* second = a + kTileRows * a_pitch;
+FASTCNN_INLINE void multiply_tiles(int64_t runs, int64_t steps, const int64_t* offsets, const char* rows,
+                                   int64_t a_pitch, const char* b, char* sums, int64_t sums_pitch,
+                                   const char* next) {
   memory_is_read();
   _tile_zero(0);
   if constexpr (NV == 2) _tile_zero(1);
   if constexpr (kTwo) _tile_zero(2);
   if constexpr (kTwo && NV == 2) _tile_zero(3);
-  for (int64_t step = 0; step < steps; ++step, a += kTileBytes, second += kTileBytes, b += NV * 1024) {
-    if (next) {
-      for (int64_t line = 0; line < NV * 1024; line += 64) __builtin_prefetch(next + line, 0, 2);
-      next += NV * 1024;
-    }
-    _tile_loadd(6, b, 64);
-    _tile_loadd(4, a, a_pitch);
-    FASTCNN_PRODUCT(0, 4, 6);
-    if constexpr (NV == 2) {
-      _tile_loadd(7, b + 1024, 64);
-      FASTCNN_PRODUCT(1, 4, 7);
-    }
-    if constexpr (kTwo) {
-      _tile_loadd(5, second, a_pitch);
-      FASTCNN_PRODUCT(2, 5, 6);
-      if constexpr (NV == 2) FASTCNN_PRODUCT(3, 5, 7);
+  for (int64_t run = 0; run < runs; ++run) {
+    const char *a = rows + offsets[run], *second = a + kTileRows * a_pitch;
+    for (int64_t step = 0; step < steps; ++step, a += kTileBytes, second += kTileBytes, b += NV * 1024) {
+      if (next) {
+        for (int64_t line = 0; line < NV * 1024; line += 64) __builtin_prefetch(next + line, 0, 2);
+        next += NV * 1024;
+      }
+      _tile_loadd(6, b, 64);
+      _tile_loadd(4, a, a_pitch);
+      FASTCNN_PRODUCT(0, 4, 6);
+      if constexpr (NV == 2) {
+        _tile_loadd(7, b + 1024, 64);
+        FASTCNN_PRODUCT(1, 4, 7);
+      }
+      if constexpr (kTwo) {
+        _tile_loadd(5, second, a_pitch);
+        FASTCNN_PRODUCT(2, 5, 6);
+        if constexpr (NV == 2) FASTCNN_PRODUCT(3, 5, 7);
+      }
     }
   }
   _tile_stored(0, sums, sums_pitch);

@@ -181,6 +181,7 @@ CASES = [
     Case(C=40, K=32, groups=2, R=2, S=4, padding=(2, 3), dilation=(2, 1), stride=(1, 3), activation="tanh"),
     Case(C=24, K=48, groups=12, R=5, S=5, padding=(2, 2), sliced=True),
     Case(C=4, K=8, groups=4, dilation=(1, 2), activation="sigmoid", residual=True, sliced=True),
+    Case(C=24, K=16, sliced=True),  # bfloat16 pixels of 48 bytes, 64 apart
     Case(C=64, K=64, groups=8, R=1, S=1, padding=(0, 0), stride=(2, 1)),
     Case(C=32, K=64, groups=4, N=1, H=1, W=1, sliced=True),
     Case(C=64, K=192, groups=2, N=1, H=15, W=14, R=5, S=5, padding=(2, 2), residual=True, sliced=True),

@@ -12,15 +12,15 @@ int64_t packed_bytes(const Conv2dProblem& p) { return Convolution{p, 2}.packed_b
 
 void pack(const Conv2dProblem& p, const float* weight, WeightForm form, void* packed, int threads) {
   const Convolution convolution{p, 2};
-  const int64_t depth = p.R * p.S * p.C;
-  auto bits = [&](int64_t k, int64_t d) -> uint32_t {
-    if (k >= p.K || d >= depth) return 0;
-    return round_to_bfloat16(broadcast(weight[weight_index(p, form, k, d % p.C, d / p.C)]))[0];
-  };
-  convolution.pack(packed, threads, [&](int64_t panel, int v, int lane, int64_t d) {
-    const int64_t k = convolution.panels.first_column(panel) + v * kWidth + lane;
-    return bits(k, d) | bits(k, d + 1) << 16;
-  });
+  convolution.pack(
+      packed, threads,
+      [&](int64_t panel, int v, int lane) {
+        const int64_t k = convolution.panels.first_column(panel) + v * kWidth + lane;
+        return k < p.K ? k : -1;
+      },
+      [&](int64_t k, int64_t tap, int64_t c) -> uint32_t {
+        return round_to_bfloat16(broadcast(weight[weight_index(p, form, k, c, tap)]))[0];
+      });
 }
 
 template <int NV, int MR>

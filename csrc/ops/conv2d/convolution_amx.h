@@ -1,8 +1,13 @@
 // Convolution by tiles of AMX, of bytes or of bfloat16: what both share.
 //
-// Rows of A are output pixels, its depth the bytes of their windows, [R][S][C], filled up to whole steps of
-// 64. A 1x1 convolution of stride 1 reads its input in place where its channels fill the steps; every other
-// window is copied first: a copy of a byte costs 1/32 cycle, its products K / 1024.
+// Rows of A are output pixels; their depth is runs of bytes, each filled up to whole steps of 64. How they are
+// read (Reading) depends on the layer alone, not on the batch, so that the order of the sums does not either:
+//
+//   in_place  a 1x1 convolution of stride 1 whose channels fill the steps: one run, the pixel itself.
+//   lines     the task's lines of the image are copied with their border; a run is a line of the window. Lines
+//             that stand stride_h apart follow one another in the copy, so that windows lie at equal distances
+//             from the first to the last, across the ends of lines, where they are computed for nothing.
+//   gathered  each window is copied, one run: 7 cycles a step, where products take one a vector of columns.
 //
 // Packed weights: of each panel of up to four vectors of 16 output channels, pairs of vectors, of each
 // [step][vector][16][64 bytes].
@@ -15,14 +20,40 @@
 
 namespace fastcnn::FASTCNN_ISA {
 
+enum class Reading { in_place, lines, gathered };
+
 template <class Problem>
 struct AmxConvolution {
   const Problem& p;
   const int64_t size;  // bytes an element
   const Panels panels{p.K};
-  const int64_t window = p.R * p.S * p.C * size, steps = tile_steps(window);
-  const bool in_place = p.R == 1 && p.S == 1 && p.stride_h == 1 && p.stride_w == 1 && p.P == p.H &&
-                        p.Q == p.W && window % kTileBytes == 0;
+  const int64_t pixel = p.C * size;
+  // In copied lines. Behind a run stand the next pixel's bytes: their weights are 0, but 0 times a bfloat16 may
+  // be NaN, so those runs are filled up.
+  const int64_t line_pixel = size == 1 || p.S * pixel % kTileBytes == 0 ? pixel : round_up(pixel, kTileBytes);
+  const int64_t distance = line_pixel * p.stride_w;                        // of windows in a copied line
+  const int64_t places = (p.Q - 1) + (p.S + p.stride_w - 1) / p.stride_w;  // for windows in it
+  const int64_t line_bytes = places * distance;
+  const Reading reading = choose();
+  const int64_t runs = reading == Reading::lines ? p.R : 1;
+  const int64_t run_steps =
+      reading == Reading::lines ? tile_steps(p.S * line_pixel) : tile_steps(p.R * p.S * pixel);
+  const int64_t steps = runs * run_steps;
+
+  static int64_t round_up(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
+
+  Reading choose() const {
+    if (p.R == 1 && p.S == 1) {
+      const bool all = p.stride_h == 1 && p.stride_w == 1 && p.P == p.H && p.Q == p.W;
+      return all && pixel % kTileBytes == 0 ? Reading::in_place : Reading::gathered;
+    }
+    if (p.dilation_w != 1) return Reading::gathered;
+    // Cycles an output pixel: one for each step of each vector, and the copies.
+    const int64_t windows = tile_steps(p.R * p.S * pixel), lines = p.R * tile_steps(p.S * line_pixel);
+    const double copies = 7. * max_of(windows, p.R);
+    return panels.vecs() * ((double)lines * places / p.Q - windows) < copies ? Reading::lines
+                                                                             : Reading::gathered;
+  }
 
   int64_t packed_bytes() const { return panels.vecs() * steps * 1024; }
   // Where vector `v` of a panel of `vecs` begins, in the panel, and how far apart its steps lie.
@@ -32,21 +63,28 @@ struct AmxConvolution {
     return static_cast<const char*>(packed) + panels.first_vec(i) * steps * 1024;
   }
 
-  // put(depth, channel): the bytes of four depths (bytes) or two (bfloat16) of an output channel, from
-  // `depth` on, counted in elements of the window; 0 where there are none.
-  template <class F>
-  void pack(void* packed, int threads, F&& put) const {
-    const int64_t together = 4 / size;
+  // channel(panel, vector, lane): the output channel there, or -1. bits(k, tap, c): its weight's.
+  template <class F, class G>
+  void pack(void* packed, int threads, F&& channel, G&& bits) const {
+    const int64_t together = 4 / size, wide = reading == Reading::lines ? line_pixel / size : p.C;
+    const int64_t taps = reading == Reading::lines ? p.S : p.R * p.S;
     parallel_for(threads_for_bytes(threads, packed_bytes()), panels.count(), [&](int64_t i, int) {
       char* to = const_cast<char*>(panel(packed, i));
-      for (int v = 0; v < panels.vecs_of(i); ++v)
-        for (int64_t step = 0; step < steps; ++step) {
-          char* tile = to + vector_at(v) + step * step_bytes(v, panels.vecs_of(i));
-          for (int64_t line = 0; line < 16; ++line)
-            for (int lane = 0; lane < 16; ++lane) {
-              const uint32_t word = put(i, v, lane, (step * 16 + line) * together);
-              __builtin_memcpy(tile + line * 64 + lane * 4, &word, 4);
+      for (int64_t step = 0; step < steps; ++step)
+        for (int64_t line = 0; line < 16; ++line) {
+          const int64_t first = (step % run_steps * 16 + line) * together;
+          for (int v = 0; v < panels.vecs_of(i); ++v) {
+            uint32_t words[16] = {};
+            for (int64_t e = 0; e < together; ++e) {
+              const int64_t tap = (first + e) / wide, c = (first + e) % wide;
+              if (tap >= taps || c >= p.C) continue;
+              for (int lane = 0; lane < 16; ++lane)
+                if (const int64_t k = channel(i, v, lane); k >= 0)
+                  words[lane] |= bits(k, step / run_steps * taps + tap, c) << 8 * size * e;
             }
+            __builtin_memcpy(to + vector_at(v) + step * step_bytes(v, panels.vecs_of(i)) + line * 64, words,
+                             64);
+          }
         }
     });
   }
@@ -60,7 +98,7 @@ struct AmxConvolution {
 
   // The windows of output pixels [begin, begin + count); `outside` is a byte of what lies outside the image.
   void gather(const char* x, int outside, int64_t begin, int64_t count, char* to) const {
-    const int64_t pixel = p.C * size, stride = p.x_stride * size, padded = steps * kTileBytes;
+    const int64_t stride = p.x_stride * size, window = p.R * p.S * pixel, padded = steps * kTileBytes;
     const bool lines = p.dilation_w == 1 && stride == pixel;  // the taps of a line lie side by side
     for (int64_t row = begin; row < begin + count; ++row, to += padded) {
       const int64_t q = row % p.Q, rest = row / p.Q, n = rest / p.P;
@@ -89,39 +127,93 @@ struct AmxConvolution {
     }
   }
 
+  // Lines of a copy for `lines` lines of output, and where line i of them stands.
+  int64_t height(int64_t lines) const { return (lines - 1) * p.stride_h + (p.R - 1) * p.dilation_h + 1; }
+  int64_t place_of(int64_t i, int64_t lines) const {
+    return i % p.stride_h * ((height(lines) + p.stride_h - 1) / p.stride_h) + i / p.stride_h;
+  }
+  int64_t copy_bytes(int64_t lines) const {
+    return round_up(height(lines), p.stride_h) * line_bytes + kTileBytes;  // a run's last step reads beyond
+  }
+
+  // What the windows of output lines [begin, begin + count) of image n see.
+  void copy_lines(const char* x, int outside, int64_t n, int64_t begin, int64_t count, char* to) const {
+    const int64_t stride = p.x_stride * size, pixels = line_bytes / line_pixel;
+    const int64_t left = min_of(p.pad_w, pixels), within = min_of(p.W, pixels - left);
+    for (int64_t i = 0; i < height(count); ++i) {
+      const int64_t h = begin * p.stride_h - p.pad_h + i;
+      char* line = to + place_of(i, count) * line_bytes;
+      const char* from = x + (n * p.H + h) * p.W * stride;
+      if (h < 0 || h >= p.H) {
+        __builtin_memset(line, outside, line_bytes);
+        continue;
+      }
+      __builtin_memset(line, outside, left * line_pixel);
+      line += left * line_pixel;
+      if (line_pixel == pixel && pixel == stride)
+        copy(line, from, within * line_pixel);
+      else
+        for (int64_t w = 0; w < within; ++w) {
+          copy(line + w * line_pixel, from + w * stride, pixel);
+          __builtin_memset(line + w * line_pixel + pixel, 0, line_pixel - pixel);
+        }
+      __builtin_memset(line + within * line_pixel, outside, (pixels - left - within) * line_pixel);
+    }
+  }
+
   // finish(sums, row, rows, panel): sums of `rows` output pixels from `row` on by the columns of a panel, lines
   // of 64 elements of 4 bytes.
   template <bool kBytes, class F>
   void run(const void* x, int outside, const void* packed, int threads, F&& finish) const {
     constexpr int64_t kBlock = 128 << 10;  // bytes of rows a task works on: a share of L2
-    const int64_t rows = p.N * p.P * p.Q, row_bytes = steps * kTileBytes;
-    const int64_t pitch = in_place ? p.x_stride * size : row_bytes;
+    const bool by_lines = reading == Reading::lines;
+    // What tasks share: lines of output, of one image each, or output pixels.
+    const int64_t images = by_lines ? p.N : 1, rows = by_lines ? p.P : p.N * p.P * p.Q;
+    const int64_t pitch = by_lines                       ? distance
+                          : reading == Reading::in_place ? p.x_stride * size
+                                                         : steps * kTileBytes;
+    const int64_t row_bytes = by_lines ? line_bytes * p.stride_h : pitch;
+    const int64_t least = by_lines ? 1 : kBlockRows;
     // Waking a thread costs microseconds; each should have 5 us of work, at 2.6 cycles a nanosecond: products,
     // and half a cycle for each output.
-    const double cycles = (double)rows * p.K * (row_bytes / 1024. + .5);
+    const double cycles = (double)p.N * p.P * p.Q * p.K * (steps / 16. + .5);
     const double useful = 1 + cycles / 13e3;
     if (useful < threads) threads = static_cast<int>(useful);
     // Threads share the panels where weights outweigh the input, so that each reads its own weights once.
-    const int64_t fitting = max_of(kBlockRows, kBlock / row_bytes / kBlockRows * kBlockRows);
+    const int64_t fitting = max_of(least, kBlock / row_bytes / least * least);
     int64_t row_blocks = (rows + fitting - 1) / fitting, panel_blocks = 1;
-    if (panels.count() >= threads && rows * p.C * size * p.stride_h * p.stride_w < packed_bytes())
+    if (panels.count() >= threads && p.N * p.P * p.Q * pixel * p.stride_h * p.stride_w < packed_bytes())
       panel_blocks = threads;
-    else if (rows >= threads * kBlockRows)
-      row_blocks = (row_blocks + threads - 1) / threads * threads;
+    else if (rows >= threads * least)
+      row_blocks = images % threads ? (row_blocks + threads - 1) / threads * threads : row_blocks;
     else
       panel_blocks = min_of<int64_t>(panels.count(), threads);
+    const int64_t blocks = images * row_blocks;
 
-    parallel_for(threads, row_blocks * panel_blocks, [&](int64_t task, int) {
+    parallel_for(threads, blocks * panel_blocks, [&](int64_t task, int) {
+      const int64_t image = task % blocks / row_blocks;
       const Range block = part_of(rows, row_blocks, task % row_blocks);
-      const Range part = part_of(panels.count(), panel_blocks, task / row_blocks);
-      const int64_t count = block.end - block.begin;
-      char* memory =
-          static_cast<char*>(scratch(Scratch::task, kBlockRows * 256 + (in_place ? 0 : count * row_bytes)));
-      const char* a = static_cast<const char*>(x) + block.begin * pitch;
-      if (!in_place) {
-        gather(static_cast<const char*>(x), outside, block.begin, count, memory + kBlockRows * 256);
-        a = memory + kBlockRows * 256;
-      }
+      const Range part = part_of(panels.count(), panel_blocks, task / blocks);
+      const int64_t lines = block.end - block.begin;
+      if (lines == 0) return;
+      const int64_t copied = by_lines                       ? copy_bytes(lines)
+                             : reading == Reading::gathered ? lines * row_bytes
+                                                            : 0;
+      const int64_t offsets_bytes = (runs * 8 + 63) / 64 * 64;
+      char* memory = static_cast<char*>(scratch(Scratch::task, kBlockRows * 256 + offsets_bytes + copied));
+      auto* offsets = reinterpret_cast<int64_t*>(memory + kBlockRows * 256);
+      char* copies = memory + kBlockRows * 256 + offsets_bytes;
+      const char* a = copies;
+      for (int64_t r = 0; r < runs; ++r)
+        offsets[r] = by_lines ? place_of(r * p.dilation_h, lines) * line_bytes : 0;
+      if (by_lines)
+        copy_lines(static_cast<const char*>(x), outside, image, block.begin, lines, copies);
+      else if (reading == Reading::gathered)
+        gather(static_cast<const char*>(x), outside, block.begin, lines, copies);
+      else
+        a = static_cast<const char*>(x) + block.begin * pitch;
+
+      const int64_t count = by_lines ? (lines - 1) * places + p.Q : lines;
       int64_t shaped = 0;
       for (int64_t i = part.begin; i < part.end; ++i) {
         const char* weights = panel(packed, i);
@@ -129,9 +221,18 @@ struct AmxConvolution {
         for (int64_t row = 0; row < count; row += kBlockRows) {
           const int64_t here = min_of(kBlockRows, count - row);
           if (here != shaped) shape_tiles(shaped = here);
-          multiply<kBytes>(here, panels.vecs_of(i), a + row * pitch, pitch, weights, memory,
+          multiply<kBytes>(here, panels.vecs_of(i), a + row * pitch, pitch, offsets, weights, memory,
                            row == 0 ? next : nullptr);
-          finish(memory, block.begin + row, here, i);
+          if (!by_lines) {
+            finish(memory, block.begin + row, here, i);
+            continue;
+          }
+          for (int64_t done = 0; done < here;) {
+            const int64_t q = (row + done) % places, more = min_of(here - done, places - q);
+            const int64_t line = image * p.P + block.begin + (row + done) / places;
+            if (q < p.Q) finish(memory + done * 256, line * p.Q + q, min_of(more, p.Q - q), i);
+            done += more;
+          }
         }
       }
       release_tiles();
@@ -141,18 +242,18 @@ struct AmxConvolution {
  private:
   // All vectors of a panel, pair by pair.
   template <bool kBytes>
-  void multiply(int64_t rows, int vecs, const char* a, int64_t pitch, const char* weights, char* sums,
-                const char* next) const {
+  void multiply(int64_t rows, int vecs, const char* a, int64_t pitch, const int64_t* offsets,
+                const char* weights, char* sums, const char* next) const {
     for (int v = 0; v < vecs; v += 2, weights += 2 * steps * 1024, sums += 128) {
       const char* ahead = next ? next + vector_at(v) : nullptr;
       if (rows > kTileRows && v + 1 < vecs)
-        multiply_tiles<kBytes, true, 2>(steps, a, pitch, weights, sums, 256, ahead);
+        multiply_tiles<kBytes, true, 2>(runs, run_steps, offsets, a, pitch, weights, sums, 256, ahead);
       else if (rows > kTileRows)
-        multiply_tiles<kBytes, true, 1>(steps, a, pitch, weights, sums, 256, ahead);
+        multiply_tiles<kBytes, true, 1>(runs, run_steps, offsets, a, pitch, weights, sums, 256, ahead);
       else if (v + 1 < vecs)
-        multiply_tiles<kBytes, false, 2>(steps, a, pitch, weights, sums, 256, ahead);
+        multiply_tiles<kBytes, false, 2>(runs, run_steps, offsets, a, pitch, weights, sums, 256, ahead);
       else
-        multiply_tiles<kBytes, false, 1>(steps, a, pitch, weights, sums, 256, ahead);
+        multiply_tiles<kBytes, false, 1>(runs, run_steps, offsets, a, pitch, weights, sums, 256, ahead);
     }
   }
 };

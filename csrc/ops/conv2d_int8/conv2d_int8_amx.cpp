@@ -36,19 +36,13 @@ void pack(const Problem& p, const int8_t* weight, const int32_t* bias, const flo
           void* packed) {
   const Convolution convolution{p, 1};
   const Panels& panels = convolution.panels;
-  const int64_t taps = p.R * p.S, depth = taps * p.C;
+  const int64_t taps = p.R * p.S;
   auto channel_at = [&](int64_t panel, int v, int lane) {
     const int k = channel(panels.vecs_of(panel), v, lane);
     return k < panels.columns_of(panel) ? panels.first_column(panel) + k : -1;
   };
-  convolution.pack(packed, 1, [&](int64_t panel, int v, int lane, int64_t d) {
-    const int64_t k = channel_at(panel, v, lane);
-    uint32_t word = 0;
-    for (int i = 0; i < 4 && k >= 0 && d + i < depth; ++i)
-      word |= static_cast<uint32_t>(
-                  static_cast<uint8_t>(weight[k * depth + (d + i) % p.C * taps + (d + i) / p.C]))
-              << 8 * i;
-    return word;
+  convolution.pack(packed, 1, channel_at, [&](int64_t k, int64_t tap, int64_t c) -> uint32_t {
+    return static_cast<uint8_t>(weight[(k * p.C + c) * taps + tap]);
   });
   for (int64_t i = 0; i < panels.count(); ++i) {
     auto* biases = reinterpret_cast<int32_t*>(const_cast<char*>(constants_of(convolution, packed, i)));
