@@ -11,6 +11,7 @@ import ast
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,21 @@ CHINESE = {
     "Not in a result file yet.": "结果文件中尚无数据。",
     "case": "用例",
     "threads": "线程",
+    "The largest relative L2 error against float64 over the test cases.": "测试用例上相对 float64 的最大 L2 相对误差。",
+    "kernel": "内核",
+    "found": "得自",
+    "on hardware": "硬件验证",
+    "not yet run on hardware": "尚未在硬件上运行",
+    "run": "运行",
+    "interpreted": "解释器",
+    "emulated": "模拟器",
+    "function": "函数",
+    "compiler": "编译器",
+    "compiled for": "编译目标",
+    "binaries": "二进制数",
+    "registers": "寄存器",
+    "bytes spilled": "溢出字节",
+    "shared, KiB": "共享内存，KiB",
 }
 
 
@@ -130,10 +146,66 @@ def _operator(name: str, say: Say) -> str:
             parts.append(f"- {kind}: " + ", ".join(f"`{path}`" for path in found))
     reference = say("PyTorch's own operators, to compare: backend")
     parts.append(f"- {reference} `reference`\n")
+    parts += [_errors(name, say), _machine_code(folder, say)]
     parts.append(f"## {say('Figures')}\n")
     tables = [table for path in sorted((ROOT / "results").glob("*.json")) if (table := _figures(path, name, say))]
     parts += tables or [say("Not in a result file yet.")]
     return "\n".join(parts) + "\n"
+
+
+@cache
+def _cards(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "results" / "kernels" / f"{name}.json").read_text())
+
+
+def _errors(name: str, say: Say) -> str:
+    """The largest relative errors of an operator's kernels against float64, and where hardware verified them."""
+    ledger = json.loads((ROOT / "fastcnn/tuning/ledger.json").read_text())["entries"]
+    found: dict[str, dict[str, float | None]] = {}
+    how: dict[str, str] = {}
+    for row in _cards("errors")["rows"]:
+        if row["kernel"].startswith(f"{name}."):
+            found.setdefault(row["kernel"], {})[row["dtype"]] = row["error"]
+            how[row["kernel"]] = row["how"]
+    dtypes = [d for d in ("float32", "tf32", "float16", "bfloat16") if any(d in each for each in found.values())]
+    lines = [f"| {say('kernel')} | {' | '.join(dtypes)} | {say('found')} | {say('on hardware')} |",
+             f"|---|{'--:|' * len(dtypes)}---|---|"]  # fmt: skip
+    for kernel, errors in found.items():
+        devices = sorted({entry["device"] for entry in ledger if entry["kernel"] == kernel and not entry["failed"]})
+        verified = "-" if how[kernel] == "run" else ", ".join(devices) or say("not yet run on hardware")
+        cells = ("" if errors.get(d) is None else f"{errors[d]:.1e}" for d in dtypes)
+        lines.append(f"| {kernel.partition('.')[2]} | {' | '.join(cells)} | {say(how[kernel])} | {verified} |")
+    about = say("The largest relative L2 error against float64 over the test cases.")
+    return f"{about}\n\n" + "\n".join(lines) + "\n"
+
+
+def _machine_code(folder: str, say: Say) -> str:
+    """What the compilers made of the folder's GPU kernels: over all architectures and variants, a line a kernel."""
+    sources = "".join(
+        path.read_text()
+        for root in ("csrc/ops", "fastcnn/ops")
+        for path in sorted((ROOT / root / folder).iterdir())
+        if path.name.endswith((".cu", ".h", "triton_kernels.py"))
+    )
+    lines = []
+    for backend in ("cuda", "triton"):
+        compiler, functions = _cards(backend)["compiler"], {}
+        for row in _cards(backend)["rows"]:
+            if re.search(rf"\b{row['function']}\(", sources):
+                functions.setdefault(row["function"], []).append(row)
+        for function, rows in functions.items():
+            registers = [row["registers"] for row in rows]
+            built = sorted({row["architecture"] for row in rows}, key=lambda name: int(re.sub(r"\D", "", name)))
+            lines.append(
+                f"| `{function}` | {compiler} | {', '.join(built)} | {len(rows)} | {min(registers)}-{max(registers)} "
+                f"| {max(row['spilled'] for row in rows)} | {max(row['shared'] for row in rows) / 1024:.0f} |"
+            )
+    if not lines:
+        return ""
+    head = "| " + " | ".join(
+        map(say, ("function", "compiler", "compiled for", "binaries", "registers", "bytes spilled", "shared, KiB"))
+    )
+    return f"{head} |\n|---|---|---|--:|--:|--:|--:|\n" + "\n".join(lines) + "\n"
 
 
 def _figures(path: Path, name: str, say: Say) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fastcnn import __main__
-from fastcnn.core import tuned
+from fastcnn.core import tuning_file
 from fastcnn.workbench.report import timing
 from fastcnn.workbench.report.cases import TINY, Case
 from fastcnn.workbench.tune import gpu as tune_gpu
@@ -42,11 +42,11 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(tune_gpu, "usable", lambda backends: ["cuda"])
     monkeypatch.setattr(tune_gpu, "about", lambda device: ABOUT)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(tuned, "PACKAGE", tmp_path / "package")
-    monkeypatch.setattr(tuned, "USER", tmp_path / "user")
-    tuned.choices.cache_clear()
+    monkeypatch.setattr(tuning_file, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(tuning_file, "USER", tmp_path / "user")
+    tuning_file.choices.cache_clear()
     yield tmp_path / "user", names
-    tuned.choices.cache_clear()
+    tuning_file.choices.cache_clear()
 
 
 def run(**options):
@@ -69,8 +69,8 @@ def test_the_fastest_right_one_is_written_and_chosen(gpu):
     assert entry["choice"] == {"tile": "faster"}
     assert (entry["microseconds"], entry["model_microseconds"], entry["candidates"]) == (8.0, 10.0, 3)
     assert entry["error"] < 1e-6
-    assert tuned.choices("A GPU (80 GB)", "cuda") == {conv: {"tile": "faster"}, linear: {"tile": "faster"}}
-    assert tuned.choices("A GPU (80 GB)", "triton") == tuned.choices("Another GPU", "cuda") == {}
+    assert tuning_file.choices("A GPU (80 GB)", "cuda") == {conv: {"tile": "faster"}, linear: {"tile": "faster"}}
+    assert tuning_file.choices("A GPU (80 GB)", "triton") == tuning_file.choices("Another GPU", "cuda") == {}
     assert not list(folder.glob("*.[0-9]*")), "the partial file stays"
 
 
@@ -107,12 +107,12 @@ def test_most_and_output(gpu, tmp_path):
 
 
 def test_the_users_entries_overrule_the_packages(gpu):
-    entry = tuned.Entry({"tile": "package"}, 1.0, 1.0, 0.0, 1, "2026-01-01")
-    for folder, names, tile in ((tuned.PACKAGE, ("a", "b"), "package"), (tuned.USER, ("b", "c"), "user")):
+    entry = tuning_file.Entry({"tile": "package"}, 1.0, 1.0, 0.0, 1, "2026-01-01")
+    for folder, names, tile in ((tuning_file.PACKAGE, ("a", "b"), "package"), (tuning_file.USER, ("b", "c"), "user")):
         for name in names:
             own = entry._replace(choice={"tile": tile})
-            tuned.write(folder / tuned.file_name(ABOUT["device"]), ABOUT, "cuda", name, own)
-    found = tuned.choices(ABOUT["device"], "cuda")
+            tuning_file.write(folder / tuning_file.file_name(ABOUT["device"]), ABOUT, "cuda", name, own)
+    found = tuning_file.choices(ABOUT["device"], "cuda")
     assert {name: choice["tile"] for name, choice in found.items()} == {"a": "package", "b": "user", "c": "user"}
 
 
@@ -120,7 +120,7 @@ def test_the_users_entries_overrule_the_packages(gpu):
 def test_other_files_are_refused_by_name(tmp_path, text, message):
     (tmp_path / "gpu.json").write_text(text)
     with pytest.raises(ValueError, match=f"gpu.json: .*{message}"):
-        tuned.read(tmp_path / "gpu.json")
+        tuning_file.read(tmp_path / "gpu.json")
 
 
 def test_layers_of_the_networks():

@@ -11,7 +11,7 @@ from torch import nn
 import fastcnn
 import fastcnn.functional
 from fastcnn.backends import cuda as cuda_backend
-from fastcnn.core import tuned
+from fastcnn.core import tuning_file
 from fastcnn.core.backend import use_backend
 from fastcnn.core.candidate import Unsupported
 from fastcnn.ops.conv2d import cuda as conv2d_cuda
@@ -190,7 +190,7 @@ def test_every_plan_can_be_tuned_and_the_tuned_one_is_taken(emulated_device, mon
     struct = native_problem(layer.problem)
     assert conv2d_plan(struct, layer.problem, False).name == options[0].choice
     choices = {tuning_key(layer.problem, False): options[-1].choice}
-    monkeypatch.setattr(tuned, "choices", lambda device, backend: choices if backend == "cuda" else {})
+    monkeypatch.setattr(tuning_file, "choices", lambda device, backend: choices if backend == "cuda" else {})
     assert conv2d_plan(struct, layer.problem, False).name == options[-1].choice
     choices[tuning_key(layer.problem, False)] = "sm70/1x1"  # of a version that had such a kernel
     assert conv2d_plan(struct, layer.problem, False).name == options[0].choice

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
+import runpy
 import shutil
 import subprocess
 from functools import cache
@@ -16,18 +16,12 @@ from fastcnn.core import native
 ROOT = Path(__file__).parents[2]
 
 
-def tool(name: str) -> str | None:
-    """cuobjdump and nvdisasm: of the CUDA toolkit, else those that the triton wheel carries."""
-    found = shutil.which(name)
-    if found is None and (triton := importlib.util.find_spec("triton")) is not None and triton.origin is not None:
-        bundled = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name
-        found = str(bundled) if bundled.exists() else None
-    return found
-
+CARDS = runpy.run_path(str(ROOT / "scripts" / "cards.py"))
+CUOBJDUMP = CARDS["cuobjdump"]()
 
 if native.unavailable is not None or not hasattr(native.extension, "cuda"):
     pytest.skip("fastcnn was built without CUDA kernels", allow_module_level=True)
-if tool("cuobjdump") is None:
+if CUOBJDUMP is None:
     pytest.skip("neither the CUDA toolkit nor triton offers cuobjdump", allow_module_level=True)
 
 ARCHITECTURES = [f"sm_{a}" for a in native.extension.cuda.architectures if not a.endswith("-virtual")]
@@ -36,20 +30,7 @@ ARCHITECTURES = [f"sm_{a}" for a in native.extension.cuda.architectures if not a
 @cache
 def kernels() -> dict[tuple[str, str], dict[str, int]]:
     """(architecture, mangled name) -> what it uses: REG, STACK, SHARED, LOCAL."""
-    text = subprocess.run(
-        [tool("cuobjdump"), "--dump-resource-usage", native.extension.__file__],
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    architecture = ""
-    for line in text.splitlines():
-        if line.startswith("arch = "):
-            architecture = line.removeprefix("arch = ").strip()
-        elif match := re.match(r" Function (\w+):", line):
-            name = match[1]
-        elif "REG:" in line:
-            found[architecture, name] = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
-    return found
+    return CARDS["usage"](native.extension.__file__)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -79,12 +60,12 @@ def sass(architecture: str, fragment: str, folder: Path) -> str:
     """The machine code of the first kernel whose name contains the fragment."""
     name = next(name for arch, name in sorted(kernels()) if arch == architecture and fragment in name)
     subprocess.run(
-        [tool("cuobjdump"), "--extract-elf", architecture, native.extension.__file__], check=True, cwd=folder,
+        [CUOBJDUMP, "--extract-elf", architecture, native.extension.__file__], check=True, cwd=folder,
         capture_output=True,
     )  # fmt: skip
     for cubin in sorted(folder.glob("*.cubin")):
         if name.encode() in cubin.read_bytes():
-            command = [tool("cuobjdump"), "--dump-sass", "--function", name, cubin]
+            command = [CUOBJDUMP, "--dump-sass", "--function", name, cubin]
             return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     raise AssertionError(f"{name} is in no cubin of {architecture}")
 

@@ -21,7 +21,7 @@ from fastcnn.backends.triton import common as triton_common
 from fastcnn.backends.triton import cost
 from fastcnn.backends.triton.common import Launch
 from fastcnn.backends.triton.target import TARGETS
-from fastcnn.core import ledger, tuned
+from fastcnn.core import ledger, tuning_file
 from fastcnn.ops.conv2d import triton_launch
 from fastcnn.ops.conv2d.contract import tuning_key
 from fastcnn.ops.conv2d.triton_launch import Conv2d, box, candidates, descriptor_reason, gemm_of
@@ -382,7 +382,7 @@ def test_tuned_choice_wins(monkeypatch):
     problem = conv2d_problem(torch.float16, *CONVOLUTIONS["VGG 3x3"])
     found = candidates(problem, TARGETS[90], gemm_of(problem, True))
     choices = {}
-    monkeypatch.setattr(tuned, "choices", lambda device, backend: choices if backend == "triton" else {})
+    monkeypatch.setattr(tuning_file, "choices", lambda device, backend: choices if backend == "triton" else {})
     before = Conv2d(problem, TARGETS[90]).config
     for chosen in (found[0], found[-1]):
         choices[tuning_key(problem, True)] = cost.entry(chosen)

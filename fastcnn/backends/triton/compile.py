@@ -7,6 +7,7 @@ tensor-core instructions and the width of the memory accesses are all read from 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,7 @@ class Facts:
     store_bits: int
     tma: int
     async_copies: int
+    code: str  # hash of the machine code
 
     @property
     def blocks_per_sm(self) -> int:
@@ -109,6 +111,7 @@ def facts(launch: Launch, arch: int, aligned: bool = True) -> Facts:
         store_bits=_widest(sass, "STG"),
         tma=opcodes.count("UTMALDG"),
         async_copies=opcodes.count("LDGSTS"),
+        code=hashlib.sha256(sass.encode()).hexdigest()[:12],
     )
     cached.parent.mkdir(parents=True, exist_ok=True)
     scratch = cached.with_suffix(f".{os.getpid()}")

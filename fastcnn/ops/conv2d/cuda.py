@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.backends.triton import backend as triton_backend
-from fastcnn.core import layout, native, tuned
+from fastcnn.core import layout, native, tuning_file
 from fastcnn.core.backend import current_backend
 from fastcnn.core.candidate import Candidate, Runner
 from fastcnn.core.packing import packed
@@ -61,7 +61,7 @@ def conv2d_plan(struct: Struct, problem: Conv2dProblem, tf32: bool, kernel: str 
     plans = [plan for plan in conv2d_plans(struct, device, tf32) if kernel in (None, plan.kernel)]
     if current_backend() != "cuda":
         plans = [p for p in plans if cuda_backend.conv2d_plan_against(p, problem.dtype, tf32, device) is None]
-    name = tuned.choices(device.name, "cuda").get(tuning_key(problem, tf32))
+    name = tuning_file.choices(device.name, "cuda").get(tuning_key(problem, tf32))
     return next((plan for plan in plans if plan.name == name), plans[0] if plans else None)
 
 

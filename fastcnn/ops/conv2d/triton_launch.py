@@ -11,7 +11,7 @@ from fastcnn.backends.triton.backend import output_stride
 from fastcnn.backends.triton.common import Descriptor, Launch, RowTile
 from fastcnn.backends.triton.cost import Config, Gemm
 from fastcnn.backends.triton.target import Target, ceil_div
-from fastcnn.core import tuned
+from fastcnn.core import tuning_file
 from fastcnn.ops.conv2d import triton_kernels as kernels
 from fastcnn.ops.conv2d.contract import Conv2dProblem, tuning_key
 
@@ -170,7 +170,7 @@ def choose(p: Conv2dProblem, target: Target, allow_tf32: bool, descriptor: bool 
 
 def tuned_config(p: Conv2dProblem, target: Target, allow_tf32: bool) -> Config | None:
     """The configuration measured fastest on such a device, if it is a candidate still."""
-    choice = tuned.choices(target.name, "triton").get(tuning_key(p, allow_tf32))
+    choice = tuning_file.choices(target.name, "triton").get(tuning_key(p, allow_tf32))
     if choice is None:
         return None
     return next((c for c in candidates(p, target, gemm_of(p, allow_tf32)) if cost.entry(c) == choice), None)

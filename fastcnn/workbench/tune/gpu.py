@@ -2,7 +2,7 @@
 
 A GPU kernel runs a convolution by one of dozens of tiles, and a cost model that no measurement went into says
 which. Here every one of them is compiled, its result compared with float64, and then timed by CUDA events with the
-L2 cache flushed before each call. What wins goes into a tuning file (see tuned.py) at once, layer by layer.
+L2 cache flushed before each call. What wins goes into a tuning file (see core/tuning_file.py) at once, layer by layer.
 
 Not yet run on hardware: tests rehearse it on the emulator and on Triton's interpreter.
 """
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fastcnn.backends import cuda as cuda_backend
 from fastcnn.backends.triton.target import target_of
-from fastcnn.core import tuned
+from fastcnn.core import tuning_file
 from fastcnn.core.backend import use_backend
 from fastcnn.core.explain import explain
 from fastcnn.core.selector import SELECTORS
@@ -85,7 +85,7 @@ class Tuned:
     errors: dict[str, float] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    entry: tuned.Entry | None = None
+    entry: tuning_file.Entry | None = None
     pytorch: float | None = None
 
     @property
@@ -219,7 +219,7 @@ def tune_layer(
     found.seconds = {name: mine.median for name, mine in samples.items()}
     if found.seconds:
         best, model = found.best, found.seconds.get(found.model)
-        found.entry = tuned.Entry(
+        found.entry = tuning_file.Entry(
             choice=options[best].choice,
             microseconds=round(1e6 * found.seconds[best], 2),
             model_microseconds=None if model is None else round(1e6 * model, 2),
@@ -286,7 +286,7 @@ def run(
     chosen = cases(networks, batches, dtypes)
     found_backends = usable(backends)
     origin = about(torch.device("cuda", torch.cuda.current_device()))
-    path = file_in(output or tuned.USER, tuned.file_name(origin["device"]))
+    path = file_in(output or tuning_file.USER, tuning_file.file_name(origin["device"]))
     return tune(console, chosen, found_backends, path, origin, effort, most=most, minutes=minutes, again=again)
 
 
@@ -300,7 +300,7 @@ def tune(
     Beside the tuning file, FILE.timings.jsonl keeps every option's time and PyTorch's own: what a cost model is
     fitted to.
     """
-    held = tuned.read_for(path, origin["device"])["entries"]
+    held = tuning_file.read_for(path, origin["device"])["entries"]
     known = {} if again else held
     gains: dict[str, list[float]] = {backend: [] for backend in backends}
     wrong, failed = [], []
@@ -319,7 +319,8 @@ def tune(
             failed += [f"{backend} {found.key}: {what}" for what in found.failed]
             if found.entry is None:
                 continue
-            tuned.write(path, origin, backend, found.key, found.entry)  # at once: a later layer may end the process
+            # At once: a later layer may end the process.
+            tuning_file.write(path, origin, backend, found.key, found.entry)
             with path.with_suffix(".timings.jsonl").open("a", encoding="utf-8") as timings:
                 row = {"backend": backend, "layer": found.key, "seconds": found.seconds, "pytorch": found.pytorch}
                 timings.write(json.dumps(row) + "\n")
