@@ -14,7 +14,6 @@ import operator
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +84,6 @@ class Recording:
     build: structure.Builder | None
     reason: str = ""
     tensors: list[Tensor] = field(default_factory=list)  # those in the result, in the network's order
-    kept: bool = False  # the reason is that the call keeps a tensor somewhere, as a cache does the first time
 
 
 def record(
@@ -98,7 +96,7 @@ def record(
     names: by id the paths of its modules.
     """
     recorder = _Recorder(inputs, state, names)
-    with recorder, _Watcher(recorder), _uncompiled():
+    with recorder, _Watcher(recorder):
         result = call()
     if recorder.reason:
         return Recording(result, None, None, recorder.reason)
@@ -116,29 +114,9 @@ def record(
         return Recording(result, None, None, str(error))
     except structure.Opaque as error:
         return Recording(result, None, None, f"the result holds an object of type {error}")
-    if recorder.keeps_others():
-        return Recording(result, None, None, "forward keeps a tensor beside its result", kept=True)
     recorder.network.graph.output(tuple(outputs))
     recorder.network.results = [meta_like(t) for t in recorder.results]
     return Recording(result, recorder.network, build, tensors=recorder.results)
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """While it lasts, what torch.compile was applied to runs as it is written: Dynamo refuses to run under a mode."""
-    compiles = "torch._dynamo" in sys.modules  # else nothing is compiled, and importing it takes a second
-    return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
-
-
-def reads_outside(network: Network | None, held: Mapping[int, tuple[str, Tensor]]) -> str:
-    """Which tensor a network reads that is no argument, none of `held` and no literal, in words; empty if none is.
-
-    What a module reads of a tensor that another has made in the same call would be taken for a constant.
-    """
-    for node in [] if network is None else network.graph.nodes:
-        outside = node.op == "get_attr" and id(network.attributes[node.target]) not in held  # type: ignore[union-attr]
-        if outside and any(user.target is not aten.lift_fresh.default for user in node.users):
-            return "it reads a tensor that is neither its own nor an argument"
-    return ""
 
 
 class _Watcher(TorchFunctionMode):
@@ -276,12 +254,6 @@ class _Recorder(TorchDispatchMode):
         name, held = self._state.get(id(tensor), ("", None))
         owner = f"{name} of the model" if held is tensor else "a tensor from outside"
         return self._track(tensor, self.network.constant(name or "constant", tensor), owner)
-
-    def keeps_others(self) -> bool:
-        """Whether tensors live on that the call made and that share no memory with its results."""
-        results = {id(self._lookup(tensor).storage) for tensor in self.results}
-        alive = [v.storage for v in self._values.values() if v.tensor() is not None and v.storage.owner is None]
-        return any(id(storage) not in results for storage in alive)
 
     def read(self, tensor: Tensor) -> Node:
         """The node that computes what the tensor holds now."""

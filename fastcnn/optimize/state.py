@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -29,20 +28,13 @@ _DEPTH = 4  # how far lists and dicts in attributes are followed
 
 
 class Snapshot:
-    """The state of a model at one moment.
+    """The state of a model at one moment."""
 
-    objects: with the attributes of what the model's modules refer to, such as a module above: a part of a network may
-        read there what another part has written.
-    """
-
-    def __init__(self, model: nn.Module, objects: bool = False) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._held: list[tuple[Any, list[Any], list[Any]]] = []
         self._seen: set[int] = set()
         for module in model.modules():
             self._add(vars(module), _DEPTH)
-        for _, _, values in self._held[:] if objects else ():
-            for item in values:
-                self._add_objects(item)
         self._prints = Fingerprints([container for container, _, _ in self._held])
 
     def _add(self, container: Any, depth: int) -> None:
@@ -54,16 +46,6 @@ class Snapshot:
         for key, item in zip(keys, values, strict=False):
             if type(item) in (dict, OrderedDict, list) and key not in _IGNORED and depth:
                 self._add(item, depth - 1)
-
-    def _add_objects(self, item: Any) -> None:
-        if type(item) is tuple:
-            for part in item:
-                self._add_objects(part)
-            return
-        item = getattr(item, "__self__", item)  # of a bound method
-        attributes = getattr(item, "__dict__", None)
-        if type(attributes) is dict and not isinstance(item, Tensor | FunctionType):
-            self._add(attributes, 0)
 
     def holds(self) -> bool:
         """Whether all is as it was, by identity; plain values may be equal ones."""

@@ -12,7 +12,7 @@ from networks import Case
 
 import fastcnn
 from fastcnn.core import layout
-from fastcnn.optimize import plans
+from fastcnn.optimize import module as optimize_module
 from fastcnn.optimize.results import same_order
 from fastcnn.optimize.structure import builder
 
@@ -129,7 +129,7 @@ def check(case, counts=None):
 
 @pytest.fixture(autouse=True)
 def errors_are_raised(monkeypatch):
-    monkeypatch.setattr(plans, "_raises", True)
+    monkeypatch.setattr(optimize_module, "_raises", True)
 
 
 NO_DEADLINE = dict(deadline=None, suppress_health_check=list(hypothesis.HealthCheck), database=None)
